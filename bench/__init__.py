@@ -1,0 +1,1 @@
+"""Measures: load, comparisons and reports. Talks to the product over sockets only."""

@@ -1,0 +1,1 @@
+"""Sizes the fleet: signals in, desired replicas out. Never imports the gateway."""
