@@ -88,6 +88,8 @@ class Settings(msgspec.Struct, frozen=True):
     cors_origins: list[str] = []
     decision_header: bool = False
     metrics_on_data_port: bool = False
+    admin_address: str = ""
+    """host:port of the admin listener, for `metrics_on_data_port`."""
     allow_kv_transfer_params: bool = False
     client_half_close: bool = False
     access_log: bool = False

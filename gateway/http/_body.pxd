@@ -31,7 +31,7 @@ cdef struct Walker:
     size_t start            # of the last DATA span
     size_t size
     bint terminated         # the last chunk (size 0) has begun: no payload comes any more
-    size_t last_chunk       # where in this input the last chunk's line began (if it did here)
+    size_t last_chunk       # where the newest chunk-size line began, in the input it began in
 
 # A request without framing has no body. A response: RFC 9112 6.3, `to_head`: it answers HEAD.
 cdef void walk_request(Walker* walker, const Head* head) noexcept nogil

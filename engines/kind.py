@@ -1,0 +1,15 @@
+"""What the gateway has to know about an engine's habits on the wire: `Kind`, and all in `KINDS`.
+
+To add an engine: a file beside `vllm.py` that makes a `Kind`, and a line in `KINDS`.
+"""
+
+from engines.habits import Kind, MetricNames
+from engines.sglang import SGLANG
+from engines.vllm import VLLM
+
+__all__ = ["KINDS", "Kind", "MetricNames"]
+
+OPENAI = Kind("openai", health_path="/v1/models")
+"""Any server that speaks OpenAI over HTTP and of which nothing else is known."""
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (VLLM, SGLANG, OPENAI)}

@@ -1,0 +1,98 @@
+"""The routes of operators and probes: health, metrics, sleep, pause, cache reset."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engines.sim.errors import ApiError
+from engines.sim.http import Request
+from engines.sim.life import Life
+from engines.sim.metrics import CONTENT_TYPE
+from engines.sim.reply import compact
+from engines.sim.response import Response
+
+if TYPE_CHECKING:
+    from engines.sim.server import SimEngine
+
+__all__ = ["Admin"]
+
+_SLEEP_STATES = ("awake", "weights_offloaded", "discard_all")
+
+
+class Admin:
+    """While asleep or paused an engine is healthy to all who ask, and new requests just wait:
+    a real one does the same."""
+
+    def __init__(self, engine: SimEngine) -> None:
+        self._engine = engine
+
+    def health(self, request: Request, response: Response) -> None:
+        """`GET /health`: 200 unless the core is dead; a core that stands still is healthy."""
+        response.send(503 if self._engine.life is Life.DYING else 200, b"", "")
+
+    def load(self, request: Request, response: Response) -> None:
+        """`GET /load`: requests being served."""
+        response.send(200, compact({"server_load": len(self._engine.accounts.open)}))
+
+    def metrics(self, request: Request, response: Response) -> None:
+        """`GET /metrics`."""
+        engine = self._engine
+        response.send(200, engine.metrics.render(engine.core), CONTENT_TYPE)
+
+    def sleep(self, request: Request, response: Response) -> None:
+        """`POST /sleep?level=`: ends what runs, and drops the cache from level 1 on."""
+        level = _level(request)
+        engine = self._engine
+        engine.interrupt()
+        engine.asleep = True
+        if level:
+            engine.core.pool.forget()
+        engine.metrics.sleep_state = _SLEEP_STATES[level]
+        response.send(200, compact({"status": "sleeping", "level": level}))
+
+    def wake_up(self, request: Request, response: Response) -> None:
+        """`POST /wake_up`."""
+        self._engine.asleep = False
+        self._engine.metrics.sleep_state = _SLEEP_STATES[0]
+        self._engine.wake()
+        tags = request.query.get("tags")
+        response.send(200, compact({"status": "awake", "tags": tags}))
+
+    def is_sleeping(self, request: Request, response: Response) -> None:
+        """`GET /is_sleeping`."""
+        response.send(200, compact({"is_sleeping": self._engine.asleep}))
+
+    def pause(self, request: Request, response: Response) -> None:
+        """`POST /pause?mode=`: `keep` holds what runs until `/resume`, else it ends."""
+        engine = self._engine
+        if request.query.get("mode", ["abort"])[0] != "keep":
+            engine.interrupt()
+            if request.query.get("clear_cache", ["true"])[0] != "false":
+                engine.core.pool.forget()
+        engine.paused = True
+        response.send(200, compact({"status": "paused"}))
+
+    def resume(self, request: Request, response: Response) -> None:
+        """`POST /resume`."""
+        self._engine.paused = False
+        self._engine.wake()
+        response.send(200, compact({"status": "resumed"}))
+
+    def is_paused(self, request: Request, response: Response) -> None:
+        """`GET /is_paused`."""
+        response.send(200, compact({"is_paused": self._engine.paused}))
+
+    def reset_prefix_cache(self, request: Request, response: Response) -> None:
+        """`POST /reset_prefix_cache`: without effect while anything runs."""
+        response.send(200, compact({"success": self._engine.core.pool.forget()}))
+
+
+def _level(request: Request) -> int:
+    given = request.query.get("level", ["1"])[0]
+    if given.isdigit() and int(given) <= 2:
+        return int(given)
+    detail = (
+        "{'type': 'less_than_equal', 'loc': 'query.level', 'msg': 'Input should be less than or "
+        f"equal to 2', 'input': {given!r}, 'ctx': {{'le': 2}}}}"
+    )
+    raise ApiError(400, f"1 validation error:\n  {detail}", "Bad Request", "query.level")

@@ -1,0 +1,25 @@
+"""The configuration: one YAML file, the environment over it, flags over both; typed and frozen.
+
+`load` reads it once at the edge; nothing else in the gateway reads the file or the environment.
+"""
+
+from gateway.config.check import engine_name
+from gateway.config.errors import ConfigError
+from gateway.config.load import load
+from gateway.config.schema import Config, Engine, Key
+from gateway.config.secret import Secret
+from gateway.config.show import show
+from gateway.config.url import EngineUrl, parse_engine_url
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Engine",
+    "EngineUrl",
+    "Key",
+    "Secret",
+    "engine_name",
+    "load",
+    "parse_engine_url",
+    "show",
+]

@@ -1,0 +1,99 @@
+"""What no single field can tell: rules between fields, and files that must be there."""
+
+import ssl
+from collections import Counter
+from pathlib import Path
+
+from gateway.config.schema import Config
+from gateway.config.url import parse_engine_url
+from router.policy import POLICIES
+
+__all__ = ["check", "engine_name"]
+
+
+def check(config: Config) -> list[str]:
+    """One line per thing that is wrong, beginning with its key path."""
+    return [
+        *_listeners(config),
+        *_engines(config),
+        *_models(config),
+        *_keys(config),
+        *_policy(config),
+    ]
+
+
+def engine_name(url: str, name: str | None) -> str:
+    """The name an engine goes by: its own, or host:port with the prefix behind it."""
+    if name:
+        return name
+    parsed = parse_engine_url(url)
+    host = f"[{parsed.host}]" if ":" in parsed.host else parsed.host
+    return f"{host}:{parsed.port}{parsed.prefix.replace('/', '-')}"
+
+
+def _listeners(config: Config) -> list[str]:
+    listen, found = config.listen, []
+    if bool(listen.tls_cert) != bool(listen.tls_key):
+        missing = "tls_key" if listen.tls_cert else "tls_cert"
+        found.append(f"listen.{missing}: missing; HTTPS needs both tls_cert and tls_key")
+    for name in ("tls_cert", "tls_key"):
+        path = getattr(listen, name)
+        if path and not Path(path).is_file():
+            found.append(f"listen.{name}: there is no file {path}")
+    if listen.tls_cert and listen.tls_key and not found:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(listen.tls_cert, listen.tls_key)
+        except (OSError, ValueError) as error:
+            found.append(f"listen.tls_cert: cannot be used with tls_key: {error}")
+    if listen.port == config.admin.port != 0 and listen.host == config.admin.host:
+        found.append(f"admin.port: {listen.port} is listen.port already; choose another")
+    return found
+
+
+def _engines(config: Config) -> list[str]:
+    found, names = [], []
+    for index, engine in enumerate(config.engines):
+        try:
+            parse_engine_url(engine.url)
+        except ValueError as error:
+            found.append(f"engines[{index}].url: {error}")
+            continue
+        names.append(engine_name(engine.url, engine.name))
+        if engine.ca_file and not Path(engine.ca_file).is_file():
+            found.append(f"engines[{index}].ca_file: there is no file {engine.ca_file}")
+    for name in _twice(names):
+        found.append(f"engines: two are called '{name}'; give each its own `name`")
+    return found
+
+
+def _models(config: Config) -> list[str]:
+    found = []
+    aliases = config.aliases()
+    for name, rule in config.models.items():
+        if rule.split is not None and rule.alias_of is not None:
+            found.append(f"models.{name}: has both `split` and `alias_of`; keep one")
+        if rule.split is not None and not rule.split:
+            found.append(f"models.{name}.split: names no model")
+        for target in aliases.get(name, {}):
+            if target in aliases:
+                what = "itself" if target == name else f"the alias '{target}'"
+                found.append(f"models.{name}: points to {what}; an alias names real models")
+    return found
+
+
+def _keys(config: Config) -> list[str]:
+    names = _twice([key.name for key in config.keys])
+    digests = _twice([key.digest.removeprefix("sha256:").lower() for key in config.keys])
+    return [f"keys: two are called '{name}'" for name in names] + [
+        f"keys: two have the digest {digest[:12]}..." for digest in digests
+    ]
+
+
+def _policy(config: Config) -> list[str]:
+    if config.policy in POLICIES:
+        return []
+    return [f"policy: expected one of {', '.join(POLICIES)}, got {config.policy!r}"]
+
+
+def _twice(values: list[str]) -> list[str]:
+    return [value for value, count in Counter(values).items() if count > 1]

@@ -1,0 +1,298 @@
+"""All that can be configured: one struct per component, every field with unit and reason.
+
+Key names in the file are the field names. Durations are seconds (`_s`), sizes bytes. Bounds stand
+in `Meta`, so that the reader can say what it expected.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from gateway import messages
+from gateway.config.secret import Secret
+
+__all__ = [
+    "Admin",
+    "Config",
+    "Drain",
+    "Engine",
+    "Health",
+    "Key",
+    "Limits",
+    "Listen",
+    "Log",
+    "ModelRule",
+    "Retry",
+    "Timeouts",
+]
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Seconds = Annotated[float, Meta(gt=0)]
+SecondsOrNone = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1)]
+Weight = Annotated[float, Meta(gt=0)]
+Usage = Literal["observe", "exact"]
+Kind = Literal["vllm", "sglang", "openai"]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:\[\]-]*$", max_length=200)]
+Digest = Annotated[str, Meta(pattern=r"^(sha256:)?[0-9a-fA-F]{64}$")]
+EnginePath = Annotated[str, Meta(pattern=r"^/")]
+
+
+class Struct(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all sections."""
+
+
+class Listen(Struct, frozen=True, kw_only=True):
+    """Where clients connect."""
+
+    host: str = "127.0.0.1"
+    """Address to bind. Loopback, so that nothing is open to a network by accident."""
+    port: Port = 8080
+    """TCP port; 0: any free one, told at start."""
+    backlog: Count = 4096
+    """Connections the kernel queues per worker; a reconnecting client fleet comes all at once, and
+    the kernel cuts it down to net.core.somaxconn."""
+    tls_cert: str = ""
+    """PEM file with the certificate chain; with `tls_key`: HTTPS only."""
+    tls_key: str = ""
+    """PEM file with the private key."""
+
+
+class Admin(Struct, frozen=True, kw_only=True):
+    """The control process's own port: health, readiness, metrics, admin calls."""
+
+    host: str = "127.0.0.1"
+    """Loopback; bind wider for Prometheus or probes from outside."""
+    port: Port = 9180
+    """TCP port; 0: any free one, told at start."""
+    token: Secret = Secret()
+    """Bearer token for /admin/*. Without one only /health, /ready and /metrics answer."""
+
+
+class Engine(Struct, frozen=True, kw_only=True):
+    """One engine pod."""
+
+    url: str
+    """http[s]://host[:port][/prefix]; the path stands before that of every request."""
+    kind: Kind = "vllm"
+    """What runs there: vllm, sglang, or openai for any other server that speaks OpenAI. vLLM is
+    the commonest, and what it knows more than `openai` does no harm elsewhere."""
+    name: Name | None = None
+    """As seen in logs, metrics and the admin API; default: host:port."""
+    api_key: Secret = Secret()
+    """Sent as `Authorization: Bearer` on requests and probes."""
+    ca_file: str = ""
+    """PEM file with the CA for https; default: the system's."""
+    server_name: str = ""
+    """TLS server name, where it differs from the URL's host."""
+    keep_alive_s: Seconds | None = None
+    """Idle connections close after this; default: below the kind's own keep-alive (4 s)."""
+
+
+class ModelRule(Struct, frozen=True, kw_only=True):
+    """What is special about a model name."""
+
+    split: dict[str, Weight] | None = None
+    """Makes the name an alias: target model -> weight, relative to its siblings."""
+    alias_of: str | None = None
+    """Short for a split with a single target."""
+    usage: Usage | None = None
+    """Overrides the gateway's `usage`."""
+
+
+class Key(Struct, frozen=True, kw_only=True):
+    """A client's key; only its digest is kept. `headgate keys new` makes one."""
+
+    name: Name
+    """As seen in the access log."""
+    digest: Digest
+    """SHA-256 of the key in hex."""
+    models: list[str] = []
+    """Models and aliases it may use; empty: all."""
+    usage: Usage | None = None
+    """Overrides the model's and the gateway's `usage`."""
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """Bounds on what a client may make the gateway hold."""
+
+    body_bytes: Count = 64 << 20
+    """Largest request body. Images in base64 take tens of MB; more is a mistake."""
+    buffered_bytes: Count = 512 << 20
+    """Request bodies and held tails per worker; at the bound it stops reading, then answers 503."""
+    idle_connections: Count = 512
+    """Kept upstream connections per worker and engine; above the largest batch an engine runs."""
+
+
+class Timeouts(Struct, frozen=True, kw_only=True):
+    """Patience, in seconds. There is no total limit: a long answer is not an error."""
+
+    head_s: Seconds = 10.0
+    """Until a request's head is complete; a slow reader's attack ends here."""
+    body_idle_s: Seconds = 30.0
+    """Silence within a request body."""
+    body_bytes_per_s: Count = 1024
+    """Slowest average of a request body, once body_idle_s are over."""
+    connect_s: Seconds = 2.0
+    """Dialling an engine; within one cluster it takes 1 ms, and another engine waits."""
+    first_byte_s: Seconds = 600.0
+    """Until an engine's first byte: queueing and prefill; the OpenAI clients' own default."""
+    event_s: Seconds = 120.0
+    """Silence in mid-stream; above any sane gap between two tokens."""
+    client_stall_s: Seconds = 60.0
+    """A client that reads nothing while bytes wait for it."""
+    client_keep_alive_s: Seconds = 75.0
+    """Idle client connections; above the 60 s after which common load balancers drop theirs."""
+    dead_silence_s: Seconds = 2.0
+    """Streams of an engine whose listener is gone end once they are silent for this long: it may
+    still be finishing them."""
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """Probes and the circuit breaker."""
+
+    interval_s: Seconds = 2.0
+    """Between two probes of an engine, jittered by 20 %. An engine with failing requests is
+    probed at once."""
+    timeout_s: Seconds = 2.0
+    """Of one probe or scrape; an API server under full load answers within 1 s."""
+    models_interval_s: Seconds = 10.0
+    """Between two readings of /v1/models; LoRA adapters come and go."""
+    failures_in_row: Count = 5
+    """Failed requests in a row that open the circuit; lower opens it by chance under load."""
+    backoff_s: Seconds = 1.0
+    """First wait before a trial request; doubles with each failed trial."""
+    backoff_max_s: Seconds = 30.0
+    """Longest wait; a restarted pod is back within this after it answers probes again."""
+    slow_start_s: SecondsOrNone = 10.0
+    """After a trial the share grows from 0.1 to 1 in this time: caches and graphs are cold."""
+    stall_s: Seconds = 5.0
+    """No event on any stream that had begun, for this long, and the engine's own token counter
+    stands still: it hangs. /health alone says 200 all the while. Above the longest prefill step."""
+    dns_interval_s: Seconds = 30.0
+    """Between two look-ups of an engine's name; also after each failed probe."""
+
+
+class Retry(Struct, frozen=True, kw_only=True):
+    """How much may be asked a second time; a fleet in trouble must not get twice the load."""
+
+    share: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    """Retries per request within the window."""
+    floor: Annotated[int, Meta(ge=0)] = 100
+    """Retries within the window that are always allowed, so that small fleets fail over too."""
+    window_s: Seconds = 10.0
+    """Length of the window."""
+
+
+class Drain(Struct, frozen=True, kw_only=True):
+    """From SIGTERM to the exit."""
+
+    pre_stop_s: SecondsOrNone = 5.0
+    """Unready but serving, until load balancers have noticed. A second signal ends the wait."""
+    grace_s: SecondsOrNone = 600.0
+    """For running streams; set the pod's terminationGracePeriodSeconds above the sum."""
+
+
+class Log(Struct, frozen=True, kw_only=True):
+    """What the gateway says of itself, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Nothing is logged per request, at any level."""
+    format: Literal["text", "json"] = "text"
+    """text for people, json for collectors."""
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """The root of the file."""
+
+    listen: Listen = Listen()
+    admin: Admin = Admin()
+    workers: Annotated[int, Meta(ge=1, le=64)] = 1
+    """Data workers, each a process that takes one core at full load."""
+    engines: list[Engine] = []
+    models: dict[str, ModelRule] = {}
+    """By model name; what is not listed here passes as it is."""
+    keys: list[Key] = []
+    """Empty: open, everybody may ask."""
+    policy: str = "least-requests"
+    """How an engine is picked; `headgate serve --help` lists them."""
+    usage: Usage = "observe"
+    """observe: read usage where the engine sends it, else estimate. exact: ask the engine for it
+    in every stream and hide what the client did not ask for."""
+    paths: list[EnginePath] = []
+    """Further request paths that go to the engines, besides OpenAI's own."""
+    cors_origins: list[str] = []
+    """Origins whose pages may call from a browser; '*': all."""
+    decision_header: bool = False
+    """Answer with x-headgate-decision: the engine picked, and why. Names engines to clients."""
+    metrics_on_data_port: bool = False
+    """Serve /metrics on the clients' port too."""
+    allow_kv_transfer_params: bool = False
+    """Accept `kv_transfer_params` from clients: they name hosts for engines to fetch from."""
+    client_half_close: bool = False
+    """Take a client's FIN in mid-response as 'I sent all', not as 'gone'. Off: a closed client
+    frees its GPU at once."""
+    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
+    health: Health = Health()
+    retry: Retry = Retry()
+    drain: Drain = Drain()
+    access_log: str = ""
+    """File to append one JSON object per request to, '-' for standard output; empty: none.
+    Reopened on SIGHUP."""
+    log: Log = Log()
+
+    def aliases(self) -> dict[str, dict[str, float]]:
+        """Alias -> target model -> weight."""
+        found = {}
+        for name, rule in self.models.items():
+            if rule.split is not None:
+                found[name] = dict(rule.split)
+            elif rule.alias_of is not None:
+                found[name] = {rule.alias_of: 1.0}
+        return found
+
+    def to_keys(self) -> list[messages.Key]:
+        """The clients' keys as the workers take them."""
+        return [
+            messages.Key(
+                key.name,
+                bytes.fromhex(key.digest.removeprefix("sha256:")),
+                list(key.models),
+                key.usage or "",
+            )
+            for key in self.keys
+        ]
+
+    def to_settings(self, admin_address: str = "") -> messages.Settings:
+        """The part that the workers take; `admin_address`: where the admin port can be reached."""
+        limits, timeouts, retry = self.limits, self.timeouts, self.retry
+        return messages.Settings(
+            policy=self.policy,
+            usage=self.usage,
+            usage_by_model={n: rule.usage for n, rule in self.models.items() if rule.usage},
+            paths=list(self.paths),
+            cors_origins=list(self.cors_origins),
+            decision_header=self.decision_header,
+            metrics_on_data_port=self.metrics_on_data_port,
+            allow_kv_transfer_params=self.allow_kv_transfer_params,
+            client_half_close=self.client_half_close,
+            access_log=bool(self.access_log),
+            admin_address=admin_address,
+            body_bytes=limits.body_bytes,
+            buffered_bytes=limits.buffered_bytes,
+            idle_connections=limits.idle_connections,
+            head_s=timeouts.head_s,
+            body_idle_s=timeouts.body_idle_s,
+            body_bytes_per_s=timeouts.body_bytes_per_s,
+            connect_s=timeouts.connect_s,
+            first_byte_s=timeouts.first_byte_s,
+            event_s=timeouts.event_s,
+            client_stall_s=timeouts.client_stall_s,
+            client_keep_alive_s=timeouts.client_keep_alive_s,
+            dead_silence_s=timeouts.dead_silence_s,
+            retry_share=retry.share,
+            retry_floor=retry.floor,
+            retry_window_s=retry.window_s,
+        )

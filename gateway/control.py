@@ -1,0 +1,314 @@
+"""Composition root of the control process: makes everything singular and wires it together.
+
+Owns the shared memory, the listening sockets, the data workers, the probes and the admin port.
+No request passes through here.
+"""
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+import uvloop
+
+from gateway import messages
+from gateway._shared import Area, Shared
+from gateway.access_log import AccessLog
+from gateway.config import Config, ConfigError, Engine, engine_name
+from gateway.fleet import Fleet, Member
+from gateway.listener import open_listeners
+from gateway.logs import configure_logs
+from gateway.prober import Prober, Watch
+from gateway.sims import Sims
+from gateway.supervisor import Supervisor
+from router import State
+
+__all__ = ["Control", "run"]
+
+log = logging.getLogger("headgate")
+
+# Keys that sockets and processes were made from: they wait for the next start.
+FIXED = ("listen", "admin", "workers", "access_log")
+
+
+def run(config: Config, reload: Callable[[], Config], sims: int = 0) -> int:
+    """Serve until told to stop; the process's exit code. Blocks.
+
+    `reload` reads the configuration anew for SIGHUP (it may raise ConfigError). `sims`: that many
+    simulated engines run beside. ListenError: a port cannot be had.
+    """
+    configure_logs(config.log.level, config.log.format)
+    listen = config.listen
+    listeners = open_listeners(listen.host, listen.port, config.workers, listen.backlog)
+    (admin_socket,) = open_listeners(config.admin.host, config.admin.port, 1, 128)
+    return uvloop.run(Control(config, reload, listeners, admin_socket).run(sims))
+
+
+class Control:
+    """Everything of the control process. Make it once; methods run in its event loop."""
+
+    def __init__(
+        self,
+        config: Config,
+        reload: Callable[[], Config],
+        listeners: list[socket.socket],
+        admin_socket: socket.socket,
+        worker_module: str = "gateway.worker",
+    ) -> None:
+        self.config = config
+        self.started_s = time.time()
+        self.shared = Shared.create(config.workers)
+        self.fleet = Fleet(busy=lambda slot: self.shared.table.load(slot)["in_flight"] > 0)
+        self.is_draining = False
+        self.access_log: AccessLog | None = None
+        self.endpoint_base: dict[int, list[int]] = {}
+        """What stood in a slot's counters before its present endpoint: only workers write them."""
+        self._reload = reload
+        self._listeners = listeners
+        self._admin_socket = admin_socket
+        self._worker_module = worker_module
+        self._stop = asyncio.Event()
+        self._force = asyncio.Event()
+        self._publish_handle: asyncio.Handle | None = None
+
+    async def run(self, n_sims: int = 0) -> int:
+        """Serve until SIGTERM or SIGINT; the exit code."""
+        from gateway.admin import AdminServer  # starlette and uvicorn: not for importers of us
+
+        self._loop = asyncio.get_running_loop()
+        self._handle_signals()
+        sims = Sims(n_sims) if n_sims else None
+        if self.config.access_log:
+            self.access_log = AccessLog(self.config.access_log)
+        self.prober = Prober(
+            self.shared.table,
+            self.fleet,
+            self.config.health,
+            on_change=self.publish,
+            on_condemn=lambda condemn: self.supervisor.send(condemn),
+            on_left=self._on_left,
+        )
+        self.supervisor = Supervisor(
+            self.shared,
+            self._listeners,
+            _worker_arguments(self.config),
+            on_access=self._on_access,
+            on_change=lambda: None,
+            module=self._worker_module,
+        )
+        admin = AdminServer(self, self._admin_socket)
+        try:
+            for engine in self.config.engines:
+                self.add(engine, "config")
+            if sims is not None:
+                await sims.start()
+                for name, url in sims.urls.items():
+                    self.add(Engine(url=url, name=name), "sim")
+            self.supervisor.start(self._workers_view())
+            await admin.start()
+            self._announce()
+            gc.collect()
+            gc.freeze()
+            return await self._serve()
+        finally:
+            await self.supervisor.drain(0, 0)
+            await admin.stop()
+            await self.prober.close()
+            if sims is not None:
+                await sims.stop()
+            if self.access_log is not None:
+                self.access_log.close()
+
+    def publish(self) -> None:
+        """Send the workers the present fleet; several calls in one turn of the loop are one."""
+        if self._publish_handle is None:
+            self._publish_handle = self._loop.call_soon(self._publish)
+
+    def _publish(self) -> None:
+        self._publish_handle = None
+        self.supervisor.broadcast(self._workers_view())
+
+    def _workers_view(self) -> messages.Fleet:
+        host, port = self._admin_socket.getsockname()[:2]
+        # An address to connect to, where the socket is bound to all of them.
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        return self.fleet.build(self.config, f"{host}:{port}")
+
+    def add(self, engine: Engine, source: str) -> Member:
+        """Take an engine in; it gets requests once it answers probes. FleetError, ValueError."""
+        member = self.fleet.add(engine, source, time.monotonic())
+        self.endpoint_base[member.slot] = self.endpoint_words(member.slot)
+        self.prober.add(member)
+        self.publish()
+        return member
+
+    def endpoint_words(self, slot: int) -> list[int]:
+        """A slot's counters, summed over the workers."""
+        width = int(Area.ENDPOINT_WIDTH)
+        return self.shared.block(Area.ENDPOINTS + slot * width, width)
+
+    def remove(self, member: Member) -> None:
+        """Drain an engine, then take it out as soon as nothing runs there."""
+        member.leaving = True
+        self.prober.drain(member)
+        self.publish()
+
+    def watches(self) -> list[Watch]:
+        """All endpoints, by slot."""
+        return sorted(self.prober.watches.values(), key=lambda watch: watch.member.slot)
+
+    def unready_reasons(self) -> list[str]:
+        """Why no new client should be sent here; empty: ready."""
+        reasons = []
+        if self.is_draining:
+            reasons.append("draining")
+        if self.supervisor.ready_count == 0:
+            reasons.append("no worker is ready")
+        states = [watch.health.state for watch in list(self.prober.watches.values())]
+        if not any(state in (State.READY, State.TRIAL) for state in states):
+            reasons.append(f"none of {len(states)} engines is ready")
+        return reasons
+
+    def reload(self) -> None:
+        """Read the configuration anew; what is wrong with it leaves the old one in force."""
+        try:
+            fresh = self._reload()
+        except ConfigError as error:
+            for line in error.errors:
+                log.error("reload: %s", line)
+            log.error("reload: the configuration in force stays")
+            return
+        for name in FIXED:
+            if getattr(fresh, name) != getattr(self.config, name):
+                log.warning("reload: `%s` has changed; that takes effect at the next start", name)
+        self._reconcile(fresh.engines)
+        self.config = fresh
+        configure_logs(fresh.log.level, fresh.log.format)
+        self.prober.configure(fresh.health)
+        if self.access_log is not None:
+            self.access_log.reopen()
+        self.publish()
+        log.info("reload: the new configuration is in force")
+
+    def _reconcile(self, engines: Sequence[Engine]) -> None:
+        """Make the engines of source 'config' those of a list."""
+        wanted = {engine_name(engine.url, engine.name): engine for engine in engines}
+        for member in list(self.fleet.members.values()):
+            if member.source != "config" or member.leaving:
+                continue
+            engine = wanted.pop(member.name, None)
+            if engine is not None and _same_place(engine, member.engine):
+                member.engine = engine
+                continue
+            self.remove(member)
+            if engine is not None:
+                wanted[member.name] = engine
+        for name, engine in wanted.items():
+            there = self.fleet.members.get(name)
+            if there is not None and not there.leaving:
+                log.warning("reload: engine %s is there already, added by %s", name, there.source)
+                continue
+            if there is not None:  # it keeps its streams, under another name, until they end
+                self.fleet.rename(there, f"{name}~{there.slot}.{there.generation}")
+            self.add(engine, "config")
+
+    def _on_left(self, member: Member) -> None:
+        log.info("%s: removed", member.name)
+        self.prober.remove(member)
+        self.fleet.remove(member.name, time.monotonic())
+        self.publish()
+
+    def _on_access(self, message: messages.Access) -> None:
+        if self.access_log is not None:
+            self.access_log.take(message)
+
+    def _handle_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._on_stop_signal)
+        self._loop.add_signal_handler(signal.SIGHUP, self.reload)
+
+    def _on_stop_signal(self) -> None:
+        if self._stop.is_set():
+            self._force.set()
+        self.is_draining = True
+        self._stop.set()
+
+    async def _serve(self) -> int:
+        """Until a signal; then the drain, cut short by a second signal."""
+        if not await _first(self._stop, self.supervisor.gave_up):
+            log.error("the data workers do not start; see their messages above")
+            return 1
+        rules = self.config.drain
+        log.info(
+            "draining: serving %g s more, then %g s for running streams (again: at once)",
+            rules.pre_stop_s,
+            rules.grace_s,
+        )
+        drain = asyncio.create_task(self.supervisor.drain(rules.pre_stop_s, rules.grace_s))
+        forced = asyncio.create_task(self._force.wait())
+        await asyncio.wait([drain, forced], return_when=asyncio.FIRST_COMPLETED)
+        forced.cancel()
+        if not drain.done():
+            log.warning("second signal: ending at once")
+            await self.supervisor.drain(0, 0)
+        await drain
+        log.info("drained")
+        return 0
+
+    def _announce(self) -> None:
+        listen, admin = self.config.listen, self.config.admin
+        scheme = "https" if listen.tls_cert else "http"
+        workers = "1 worker" if self.config.workers == 1 else f"{self.config.workers} workers"
+        log.info("listening on %s://%s (%s)", scheme, _where(self._listeners[0]), workers)
+        log.info("admin on http://%s (/health, /ready, /metrics)", _where(self._admin_socket))
+        if not self.config.keys and not _is_loopback(self._listeners[0]):
+            log.warning(
+                "no `keys` are configured and %s is open to the network: everybody who can "
+                "connect may use the engines (`headgate keys new` makes a key)",
+                listen.host,
+            )
+        if not admin.token:
+            log.info("/admin is off: set HEADGATE_ADMIN_TOKEN to switch it on")
+        if not self.fleet.members:
+            log.warning("there are no engines: give --engine URL, or --sim 2 to try without any")
+        for member in self.fleet.members.values():
+            log.info("engine %s at %s (%s)", member.name, member.url.base, member.engine.kind)
+
+
+async def _first(wanted: asyncio.Event, other: asyncio.Event) -> bool:
+    """Wait for one of two events. True if it is (also) the first."""
+    tasks = [asyncio.create_task(event.wait()) for event in (wanted, other)]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    return wanted.is_set()
+
+
+def _worker_arguments(config: Config) -> list[str]:
+    listen = config.listen
+    if not listen.tls_cert:
+        return []
+    return ["--tls-cert", listen.tls_cert, "--tls-key", listen.tls_key]
+
+
+def _same_place(one: Engine, other: Engine) -> bool:
+    """Whether connections and health of one are the other's too."""
+    return (one.url, one.kind, one.ca_file, one.server_name) == (
+        other.url,
+        other.kind,
+        other.ca_file,
+        other.server_name,
+    )
+
+
+def _where(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _is_loopback(sock: socket.socket) -> bool:
+    host = sock.getsockname()[0]
+    return bool(host.startswith("127.")) or host == "::1"

@@ -1,0 +1,213 @@
+"""Who is there and what they serve: slots, generations, models, aliases. Pure: no I/O, no clock.
+
+A slot goes to another endpoint only after `QUARANTINE_S` without load: by then every worker has
+read a fleet without the old one, and the generation number tells the two apart where one has not.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway import messages
+from gateway.config import Config, Engine, EngineUrl, engine_name, parse_engine_url
+
+__all__ = ["Fleet", "FleetError", "Member"]
+
+MAX_SLOTS = 1024
+MAX_MODELS = 64
+QUARANTINE_S = 5.0
+# What an engine makes up anew for each answer; it would make every reading a change.
+VOLATILE = ("created", "permission")
+
+
+class FleetError(Exception):
+    """An endpoint cannot be added; the text says why, for people."""
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """An endpoint in its slot."""
+
+    name: str
+    engine: Engine
+    url: EngineUrl
+    slot: int
+    generation: int
+    source: str
+    """'config', 'admin' or 'sim': who added it, and so who may take it away."""
+    address: str = ""
+    """IP address; empty until the name is resolved."""
+    models: dict[str, dict[str, Any]] | None = None
+    """Its model list by id; None until it was read for the first time."""
+    leaving: bool = False
+    """Removed as soon as nothing runs there."""
+
+    def __repr__(self) -> str:
+        return f"<{self.name} slot {self.slot}.{self.generation} at {self.address or '?'}>"
+
+
+@dataclass(slots=True)
+class _Slot:
+    generation: int = 0
+    member: Member | None = None
+    left_s: float = -1.0e9
+
+
+@dataclass(slots=True)
+class Fleet:
+    """All members. `busy(slot)`: whether load still stands on a slot."""
+
+    busy: Callable[[int], bool]
+    members: dict[str, Member] = field(default_factory=dict)
+    _slots: list[_Slot] = field(default_factory=list)
+    _model_rows: dict[str, int] = field(default_factory=dict)
+
+    def add(self, engine: Engine, source: str, now_s: float) -> Member:
+        """Give an engine a name and a slot. FleetError if it has none to get; ValueError: URL."""
+        name = engine_name(engine.url, engine.name)
+        if name in self.members:
+            raise FleetError(f"an endpoint called '{name}' is there already")
+        index = self._free_slot(now_s)
+        slot = self._slots[index]
+        slot.generation += 1
+        url = parse_engine_url(engine.url)
+        slot.member = Member(name, engine, url, index, slot.generation, source)
+        self.members[name] = slot.member
+        return slot.member
+
+    def remove(self, name: str, now_s: float) -> Member:
+        """Take an endpoint out at once. KeyError: there is none of that name."""
+        member = self.members.pop(name)
+        slot = self._slots[member.slot]
+        slot.member, slot.left_s = None, now_s
+        return member
+
+    def rename(self, member: Member, name: str) -> None:
+        """Give its name free for another. FleetError if the new one is taken."""
+        if name in self.members:
+            raise FleetError(f"an endpoint called '{name}' is there already")
+        del self.members[member.name]
+        member.name = name
+        self.members[name] = member
+
+    def move(self, member: Member, address: str) -> None:
+        """The name resolves to another address: that is another endpoint to whoever dialled it."""
+        if member.address:
+            slot = self._slots[member.slot]
+            slot.generation += 1
+            member.generation = slot.generation
+            member.models = None
+        member.address = address
+
+    def set_models(self, member: Member, entries: list[dict[str, Any]]) -> bool:
+        """Take the `data` of its /v1/models. True if that changes anything."""
+        old = member.models or {}
+        new = {}
+        for entry in entries:
+            if isinstance(entry.get("id"), str):
+                name = entry["id"]
+                new[name] = old[name] if _same(old.get(name), entry) else entry
+        changed = member.models is None or new != old
+        member.models = new
+        return changed
+
+    def at(self, slot: int) -> Member | None:
+        """Who has a slot."""
+        return self._slots[slot].member if slot < len(self._slots) else None
+
+    def model_rows(self) -> dict[str, int]:
+        """Model name -> row in the shared counters, of all models ever seen."""
+        return dict(self._model_rows)
+
+    def is_complete(self) -> bool:
+        """Whether every endpoint's model list has been read at least once."""
+        staying = [member for member in self.members.values() if not member.leaving]
+        return bool(staying) and all(member.models is not None for member in staying)
+
+    def build(self, config: Config, admin_address: str = "") -> messages.Fleet:
+        """The workers' view; `admin_address` for their Settings."""
+        placed = sorted((m for m in self.members.values() if m.address), key=lambda m: m.slot)
+        slots: dict[str, list[int]] = {}
+        for member in placed:
+            for name in member.models or {}:
+                slots.setdefault(name, []).append(member.slot)
+        aliases = {
+            alias: [messages.Choice(model, weight) for model, weight in targets.items()]
+            for alias, targets in config.aliases().items()
+        }
+        return messages.Fleet(
+            endpoints=[_endpoint(member) for member in placed],
+            models=[messages.Model(n, self._model_row(n), slots[n]) for n in sorted(slots)],
+            aliases=aliases,
+            keys=config.to_keys(),
+            complete=self.is_complete(),
+            settings=config.to_settings(admin_address),
+            models_json=_models_json(placed, aliases),
+        )
+
+    def _free_slot(self, now_s: float) -> int:
+        for index, slot in enumerate(self._slots):
+            waited = now_s - slot.left_s >= QUARANTINE_S
+            if slot.member is None and waited and not self.busy(index):
+                return index
+        if len(self._slots) == MAX_SLOTS:
+            raise FleetError(f"all {MAX_SLOTS} slots for endpoints are taken")
+        self._slots.append(_Slot())
+        return len(self._slots) - 1
+
+    def _model_row(self, name: str) -> int:
+        return self._model_rows.setdefault(name, min(len(self._model_rows), MAX_MODELS - 1))
+
+
+def _endpoint(member: Member) -> messages.Endpoint:
+    from engines.kind import KINDS
+
+    engine, url = member.engine, member.url
+    return messages.Endpoint(
+        slot=member.slot,
+        generation=member.generation,
+        name=member.name,
+        kind=engine.kind,
+        host=url.authority,
+        address=member.address,
+        port=url.port,
+        tls=url.tls,
+        server_name=(engine.server_name or url.host) if url.tls else "",
+        ca_file=engine.ca_file,
+        api_key=engine.api_key.reveal(),
+        keep_alive_s=engine.keep_alive_s or KINDS[engine.kind].keep_alive_s,
+        path_prefix=url.prefix,
+    )
+
+
+def _same(old: dict[str, Any] | None, new: dict[str, Any]) -> bool:
+    return old is not None and _steady(old) == _steady(new)
+
+
+def _steady(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key not in VOLATILE}
+
+
+def _models_json(members: list[Member], aliases: dict[str, list[messages.Choice]]) -> bytes:
+    """The OpenAI list: each model once, then the aliases that lead somewhere."""
+    found: dict[str, dict[str, Any]] = {}
+    for member in members:
+        for name, entry in (member.models or {}).items():
+            if name not in found:
+                found[name] = {"object": "model", "created": 0, "owned_by": "unknown", **entry}
+                found[name].pop("permission", None)
+            elif "max_model_len" in entry:
+                # what every one of them takes
+                lengths = (found[name].get("max_model_len"), entry["max_model_len"])
+                found[name]["max_model_len"] = min(
+                    (length for length in lengths if isinstance(length, int)), default=None
+                )
+    listed = [found[name] for name in sorted(found) if name not in aliases]
+    for alias, choices in sorted(aliases.items()):
+        targets = [found[choice.model] for choice in choices if choice.model in found]
+        if targets:
+            entry = {**targets[0], "id": alias, "root": targets[0]["id"], "owned_by": "headgate"}
+            entry["parent"] = None
+            listed.append(entry)
+    return json.dumps({"object": "list", "data": listed}, separators=(",", ":")).encode()

@@ -1,0 +1,61 @@
+"""What Python sees of the head parser: its vocabulary. `_probe` runs it."""
+
+from enum import IntEnum
+
+class FieldId(IntEnum):
+    OTHER = 0
+    HOST = 1
+    CONTENT_LENGTH = 2
+    TRANSFER_ENCODING = 3
+    CONTENT_TYPE = 4
+    CONTENT_ENCODING = 5
+    EXPECT = 6
+    AUTHORIZATION = 7
+    X_API_KEY = 8
+    X_REQUEST_ID = 9
+    ORIGIN = 10
+    DATE = 11
+    SERVER = 12
+    COOKIE = 13
+    CONNECTION = 20
+    KEEP_ALIVE = 21
+    PROXY_CONNECTION = 22
+    PROXY_AUTHENTICATE = 23
+    PROXY_AUTHORIZATION = 24
+    TE = 25
+    TRAILER = 26
+    UPGRADE = 27
+    HTTP2_SETTINGS = 28
+    NAMED_BY_CONNECTION = 29
+    X_HEADGATE = 40
+    X_DATA_PARALLEL_RANK = 41
+    X_VLLM_PRIORITY = 42
+
+class Fault(IntEnum):
+    HEAD_TOO_LARGE = -1
+    TOO_MANY_FIELDS = -2
+    BAD_REQUEST_LINE = -3
+    BAD_METHOD = -4
+    BAD_TARGET = -5
+    TARGET_TOO_LONG = -6
+    BAD_VERSION = -7
+    BAD_STATUS_LINE = -8
+    BAD_FIELD_NAME = -9
+    BAD_FIELD_VALUE = -10
+    OBSOLETE_FOLD = -11
+    BARE_LF = -12
+    BARE_CR = -13
+    NO_HOST = -14
+    TWO_HOSTS = -15
+    BAD_HOST = -16
+    BAD_CONTENT_LENGTH = -17
+    TWO_CONTENT_LENGTHS = -18
+    LENGTH_AND_CHUNKED = -19
+    BAD_TRANSFER_ENCODING = -20
+    CHUNKED_IN_HTTP_1_0 = -21
+    BAD_CHUNK_SIZE = -22
+    CHUNK_EXTENSION = -23
+    BAD_CHUNK_END = -24
+    BAD_TRAILER = -25
+    BAD_EXPECTATION = -26
+    BODY_TOO_LARGE = -27

@@ -1,0 +1,20 @@
+"""A growing byte buffer for heads and chunks, written in C and taken as one `bytes`."""
+
+from gateway.http._head cimport Span
+
+cdef class Buffer:
+    cdef char* start
+    cdef size_t size
+    cdef size_t room
+    # All of these raise MemoryError when memory runs out, and nothing else.
+    cdef int clear(self) except -1
+    cdef int put(self, const char* p, size_t n) except -1
+    cdef int put_bytes(self, bytes data) except -1
+    cdef int put_number(self, long long number) except -1
+    cdef int put_field(self, const char* base, Span name, Span value) except -1
+    # A chunk's size line (RFC 9112 7.1).
+    cdef int put_chunk_size(self, size_t size) except -1
+    # All that was put, as a new object; the buffer is empty then, its memory kept.
+    cdef bytes take(self)
+    # private
+    cdef int _grow(self, size_t n) except -1

@@ -1,0 +1,150 @@
+"""One look at an engine over HTTP: health, model list, metrics, address. Never raises."""
+
+import asyncio
+import errno
+import ipaddress
+import json
+import os
+import socket
+import ssl
+from typing import Any
+
+import aiohttp
+
+from engines.kind import KINDS
+from engines.metrics_text import Scrape, read_metrics
+from gateway.fleet import Member
+from gateway.health import Outcome
+from gateway.version import VERSION
+
+__all__ = ["Probe"]
+
+PAGE_BYTES = 16 << 20
+"""Most that is read of an answer; vLLM's metrics are 100 KB, with many adapters some MB."""
+UNREACHABLE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH)
+
+
+class Probe:
+    """Shared by all endpoints; `timeout_s` bounds each single look. Make it inside the loop."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._contexts: dict[str, ssl.SSLContext] = {}
+        # A connection of its own for each look: a kept one says nothing about the listener.
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            headers={"User-Agent": f"headgate/{VERSION}"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def close(self) -> None:
+        """Close what is open."""
+        await self._session.close()
+
+    async def resolve(self, member: Member) -> list[str]:
+        """The addresses of its host, IPv4 first; empty if there are none now."""
+        host = member.url.host
+        try:
+            return [str(ipaddress.ip_address(host))]
+        except ValueError:
+            pass
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                found = await asyncio.get_running_loop().getaddrinfo(
+                    host, member.url.port, type=socket.SOCK_STREAM
+                )
+        except (OSError, UnicodeError):  # TimeoutError is an OSError
+            return []
+        ordered = sorted(found, key=lambda info: info[0] != socket.AF_INET)
+        return [str(info[4][0]) for info in ordered]
+
+    async def health(self, member: Member) -> tuple[Outcome, str]:
+        """Ask the health route. GOOD for one that does not exist: the model list decides then."""
+        path = KINDS[member.engine.kind].health_path
+        status, body, error = await self._get(member, path)
+        if error is not None:
+            return error, body
+        if status in (200, 404, 405):
+            return Outcome.GOOD, f"{path} answers {status}"
+        outcome = Outcome.FATAL if status in (500, 503) else Outcome.ILL
+        return outcome, f"{path} answers {status}"
+
+    async def models(self, member: Member) -> tuple[list[dict[str, Any]] | None, Outcome, str]:
+        """Entries of its model list; None and what was met if it cannot be read."""
+        path = KINDS[member.engine.kind].models_path
+        status, body, error = await self._get(member, path)
+        if error is not None:
+            return None, error, body
+        if status in (401, 403):
+            return None, Outcome.ILL, f"{path} answers {status}: its `api_key` is missing or wrong"
+        if status != 200:
+            return None, Outcome.ILL, f"{path} answers {status}"
+        try:
+            entries = [entry for entry in json.loads(body)["data"] if isinstance(entry, dict)]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None, Outcome.ILL, f"{path} answers something that is no model list"
+        return entries, Outcome.GOOD, f"{len(entries)} models"
+
+    async def metrics(self, member: Member) -> Scrape | None:
+        """Its own numbers. None: it has none, or did not say in time; that is never zero."""
+        kind = KINDS[member.engine.kind]
+        if kind.metrics_path is None:
+            return None
+        status, body, error = await self._get(member, kind.metrics_path)
+        if error is not None or status != 200:
+            return None
+        return read_metrics(body, kind.metrics)
+
+    async def _get(self, member: Member, path: str) -> tuple[int, str, Outcome | None]:
+        """(status, body, None), or (0, what happened, outcome)."""
+        url, engine = member.url, member.engine
+        host = f"[{member.address}]" if ":" in member.address else member.address
+        target = f"{'https' if url.tls else 'http'}://{host}:{url.port}{url.prefix}{path}"
+        headers = {"Host": url.authority}
+        if engine.api_key:
+            headers["Authorization"] = f"Bearer {engine.api_key.reveal()}"
+        try:
+            async with self._session.get(
+                target,
+                headers=headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=self.timeout_s),
+                ssl=self._context(engine.ca_file) if url.tls else True,
+                server_hostname=(engine.server_name or url.host) if url.tls else None,
+            ) as response:
+                body = await _bounded(response)
+                return response.status, body.decode("utf-8", "replace"), None
+        except TimeoutError:
+            return 0, f"{path} does not answer within {self.timeout_s:g} s", Outcome.SILENT
+        except aiohttp.ClientConnectorError as error:
+            cause = error.os_error
+            refused = cause.errno in UNREACHABLE and not isinstance(cause, ssl.SSLError)
+            outcome = Outcome.REFUSED if refused else Outcome.ILL
+            return 0, f"cannot connect: {_why(cause)}", outcome
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return 0, f"{path} fails: {error or type(error).__name__}", Outcome.ILL
+
+    def _context(self, ca_file: str) -> ssl.SSLContext:
+        if ca_file not in self._contexts:
+            self._contexts[ca_file] = ssl.create_default_context(cafile=ca_file or None)
+        return self._contexts[ca_file]
+
+
+def _why(error: OSError) -> str:
+    """In words: an event loop's own text names the address again."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({error.verify_message}); see `ca_file`"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS fails ({error.reason or error})"
+    named = error.errno is not None and error.errno > 0
+    return os.strerror(error.errno or 0) if named else str(error)
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+    pieces, size = [], 0
+    async for piece in response.content.iter_any():
+        size += len(piece)
+        if size > PAGE_BYTES:
+            raise ValueError(f"an answer of more than {PAGE_BYTES} bytes")
+        pieces.append(piece)
+    return b"".join(pieces)

@@ -1,0 +1,288 @@
+"""Watches the endpoints: one task each for probes and scrapes, one tick for all shared counts.
+
+The rules stand in `health`; here they meet the clock, the sockets and the shared table.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from engines.metrics_text import Scrape
+from gateway.config.schema import Health as HealthConfig
+from gateway.fleet import Fleet, Member
+from gateway.health import Health, Outcome, Rules, Transition
+from gateway.messages import Condemn
+from gateway.probe import Probe
+from router import State, Table
+
+__all__ = ["Prober", "Watch"]
+
+log = logging.getLogger("headgate.health")
+
+TICK_S = 0.1
+FAST_S = 0.15
+"""Between probes that confirm trouble: one refused probe may be a restart's blink."""
+IMPATIENT_S = 5.0
+"""A new endpoint is probed every FAST_S for so long, then once a second until it answers."""
+
+
+@dataclass(slots=True, eq=False)
+class Watch:
+    """What is known of one endpoint's health."""
+
+    member: Member
+    health: Health
+    started_s: float
+    scrape: Scrape | None = None
+    scrape_s: float = -1.0e9
+    models_s: float = -1.0e9
+    resolved_s: float = -1.0e9
+    last_outcome: Outcome | None = None
+    last_probe: str = ""
+    history: deque[tuple[float, Transition]] = field(default_factory=lambda: deque(maxlen=20))
+    """Newest last; wall-clock time of each."""
+    nudge: asyncio.Event = field(default_factory=asyncio.Event)
+    task: "asyncio.Task[None] | None" = None
+
+
+class Prober:
+    """Runs inside one event loop. It alone writes the rows of the shared table.
+
+    `on_change`: the fleet differs from before. `on_condemn`: tell the workers.
+    `on_left(member)`: a leaving member has no load any more.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        fleet: Fleet,
+        config: HealthConfig,
+        on_change: Callable[[], None],
+        on_condemn: Callable[[Condemn], None],
+        on_left: Callable[[Member], None],
+    ) -> None:
+        self.watches: dict[int, Watch] = {}
+        self._table = table
+        self._fleet = fleet
+        self._config = config
+        self._on_change = on_change
+        self._on_condemn = on_condemn
+        self._on_left = on_left
+        self._probe = Probe(config.timeout_s)
+        self._ticker = asyncio.create_task(self._tick_forever())
+
+    def configure(self, config: HealthConfig) -> None:
+        """Take other intervals and rules; states stay."""
+        self._config = config
+        self._probe.timeout_s = config.timeout_s
+        for watch in self.watches.values():
+            watch.health.rules = _rules(config)
+
+    def add(self, member: Member) -> None:
+        """Begin to watch; the row becomes UNKNOWN."""
+        now_s = time.monotonic()
+        watch = Watch(member, self._new_health(member, now_s), now_s)
+        self.watches[member.slot] = watch
+        self._write_new_row(member)
+        watch.task = asyncio.create_task(self._watch_forever(watch))
+
+    def remove(self, member: Member) -> None:
+        """Stop watching; the row becomes EMPTY."""
+        watch = self.watches.pop(member.slot)
+        if watch.task is not None:
+            watch.task.cancel()
+        self._table.set_row(member.slot, state=State.EMPTY)
+
+    def drain(self, member: Member) -> None:
+        """No more requests for it."""
+        watch = self.watches[member.slot]
+        self._carry_out(watch, watch.health.drain(time.monotonic()))
+
+    def undrain(self, member: Member) -> None:
+        """Requests again, after a good probe."""
+        watch = self.watches[member.slot]
+        self._carry_out(watch, watch.health.undrain(time.monotonic()))
+        watch.nudge.set()
+
+    async def close(self) -> None:
+        """Stop everything."""
+        tasks = [self._ticker, *(w.task for w in self.watches.values() if w.task is not None)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._probe.close()
+
+    async def _watch_forever(self, watch: Watch) -> None:
+        while True:
+            try:
+                await self._round(watch)
+            except Exception:  # a bug must not end the watching of an endpoint for good
+                log.exception("%s: probing failed", watch.member.name)
+            watch.nudge.clear()
+            delay_s = self._delay_s(watch, time.monotonic())
+            try:
+                async with asyncio.timeout(delay_s * random.uniform(0.8, 1.2)):
+                    await watch.nudge.wait()
+                await asyncio.sleep(FAST_S / 2)
+            except TimeoutError:
+                pass
+
+    async def _round(self, watch: Watch) -> None:
+        """Resolve, probe, read models, scrape: each as far as it is due."""
+        member = watch.member
+        await self._resolve(watch)
+        if not member.address:
+            outcome, text = Outcome.SILENT, f"the name {member.url.host} has no address"
+        else:
+            outcome, text = await self._probe.health(member)
+        if outcome is Outcome.GOOD:
+            outcome, text = await self._read_models(watch, text)
+        watch.last_outcome, watch.last_probe = outcome, text
+        # The counts first: a trial that begins must not win by what was answered before.
+        self._look(watch)
+        self._carry_out(watch, watch.health.on_probe(time.monotonic(), outcome, text))
+        if outcome is Outcome.GOOD and self._is_due(watch.scrape_s, self._config.interval_s * 0.5):
+            await self._scrape(watch)
+
+    async def _resolve(self, watch: Watch) -> None:
+        """Keep to the first address as long as the name has it and it answers."""
+        member = watch.member
+        ill = watch.last_outcome not in (None, Outcome.GOOD)
+        interval_s = self._config.interval_s if ill else self._config.dns_interval_s
+        if member.address and not self._is_due(watch.resolved_s, interval_s):
+            return
+        found = await self._probe.resolve(member)
+        watch.resolved_s = time.monotonic()
+        if not found or (member.address in found and not (ill and len(found) > 1)):
+            return
+        self._move(watch, _next_address(member.address, found), ill)
+
+    def _move(self, watch: Watch, address: str, ill: bool) -> None:
+        """The name leads elsewhere: to the workers that is another endpoint in the same slot."""
+        member, drained = watch.member, watch.health.state is State.DRAINING
+        if member.address:
+            log.info("%s: moves from %s to %s", member.name, member.address, address)
+            if ill:
+                why = f"moved from {member.address} to {address}"
+                self._on_condemn(Condemn(member.slot, member.generation, why, hung=False))
+        self._fleet.move(member, address)
+        watch.health = self._new_health(member, time.monotonic())
+        watch.models_s = watch.scrape_s = -1.0e9
+        self._write_new_row(member)
+        if drained:
+            self.drain(member)
+        self._on_change()
+
+    async def _read_models(self, watch: Watch, text: str) -> tuple[Outcome, str]:
+        """Read the list if it is due or decides alone. An old list outlives a failed reading."""
+        member = watch.member
+        decides = text.endswith(("404", "405")) or member.models is None
+        back = watch.last_outcome is not Outcome.GOOD
+        if not (decides or back or self._is_due(watch.models_s, self._config.models_interval_s)):
+            return Outcome.GOOD, text
+        entries, outcome, why = await self._probe.models(member)
+        watch.models_s = time.monotonic()
+        if entries is None:
+            return (outcome, why) if decides else (Outcome.GOOD, text)
+        if self._fleet.set_models(member, entries):
+            names = ", ".join(member.models or {}) or "none"
+            log.info("%s: serves %s", member.name, names)
+            self._on_change()
+        return Outcome.GOOD, text
+
+    async def _scrape(self, watch: Watch) -> None:
+        scrape = await self._probe.metrics(watch.member)
+        if scrape is None:
+            return
+        now_s = time.monotonic()
+        watch.scrape, watch.scrape_s = scrape, now_s
+        load = self._table.load(watch.member.slot)
+        self._carry_out(
+            watch, watch.health.on_scrape(now_s, scrape, load["producing"], load["last_event_s"])
+        )
+
+    async def _tick_forever(self) -> None:
+        while True:
+            try:
+                self._tick()
+            except Exception:  # a bug must not stop the breaker for good
+                log.exception("the health tick failed")
+            await asyncio.sleep(TICK_S)
+
+    def _tick(self) -> None:
+        now_s = time.monotonic()
+        troubled = {slot: dials for slot, _, dials in self._table.troubled()}
+        for watch in list(self.watches.values()):
+            slot, health = watch.member.slot, watch.health
+            if slot in troubled or health.is_unsettled(now_s):
+                self._look(watch)
+                if health.doubts_listener:
+                    watch.nudge.set()
+                if health.state is State.READY:
+                    self._table.set_row(slot, share=health.share(now_s))
+            if watch.member.leaving and self._table.load(slot)["in_flight"] == 0:
+                self._on_left(watch.member)
+
+    def _look(self, watch: Watch) -> None:
+        load = self._table.load(watch.member.slot)
+        transition = watch.health.on_counts(
+            time.monotonic(), load["failures_in_row"], load["dials_in_row"], load["successes"]
+        )
+        self._carry_out(watch, transition)
+
+    def _carry_out(self, watch: Watch, transition: Transition | None) -> None:
+        """Row first, message second: a worker that hears must not pick the endpoint again."""
+        if transition is None:
+            return
+        member, health = watch.member, watch.health
+        now_s = time.monotonic()
+        self._table.set_row(member.slot, state=health.state, share=health.share(now_s))
+        if transition.condemns:
+            self._on_condemn(
+                Condemn(member.slot, member.generation, transition.reason, transition.hung)
+            )
+        watch.history.append((time.time(), transition))
+        level = logging.WARNING if transition.new is State.OPEN else logging.INFO
+        states = f"{transition.old.name.lower()} -> {transition.new.name.lower()}"
+        log.log(level, "%s: %s (%s)", member.name, states, transition.reason)
+
+    def _delay_s(self, watch: Watch, now_s: float) -> float:
+        interval_s, health = self._config.interval_s, watch.health
+        if health.state is State.UNKNOWN:
+            fast = now_s - watch.started_s < IMPATIENT_S
+            return FAST_S if fast else min(interval_s, 1.0)
+        if health.state is State.OPEN:
+            return min(interval_s, max(FAST_S, health.trial_due_s() - now_s))
+        return FAST_S if health.awaits_confirmation else interval_s
+
+    def _is_due(self, last_s: float, interval_s: float) -> bool:
+        return time.monotonic() - last_s >= interval_s
+
+    def _new_health(self, member: Member, now_s: float) -> Health:
+        load = self._table.load(member.slot)
+        counts = (load["failures_in_row"], load["dials_in_row"], load["successes"])
+        return Health(_rules(self._config), now_s, *counts)
+
+    def _write_new_row(self, member: Member) -> None:
+        self._table.set_row(member.slot, state=State.EMPTY)
+        self._table.set_row(
+            member.slot, share=1.0, generation=member.generation, state=State.UNKNOWN
+        )
+
+
+def _next_address(address: str, found: list[str]) -> str:
+    return found[(found.index(address) + 1) % len(found)] if address in found else found[0]
+
+
+def _rules(config: HealthConfig) -> Rules:
+    return Rules(
+        failures_in_row=config.failures_in_row,
+        backoff_s=config.backoff_s,
+        backoff_max_s=config.backoff_max_s,
+        slow_start_s=config.slow_start_s,
+        stall_s=config.stall_s,
+    )

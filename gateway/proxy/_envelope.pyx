@@ -1,0 +1,176 @@
+"""See _envelope.pxd."""
+
+import json
+
+from libc.stdint cimport uint64_t
+from libc.string cimport memchr, memcmp, memset
+
+
+cdef inline size_t skip_space(const char* p, size_t n, size_t at) noexcept nogil:
+    while at < n and (p[at] == c" " or p[at] == c"\n" or p[at] == c"\r" or p[at] == c"\t"):
+        at += 1
+    return at
+
+
+cdef size_t string_end(const char* p, size_t n, size_t at) noexcept nogil:
+    """One past the quote that closes the string that opens at p[at]; 0: none does."""
+    cdef const char* quote
+    cdef size_t end, back
+    at += 1
+    while at < n:
+        quote = <const char*>memchr(p + at, c'"', n - at)
+        if quote == NULL:
+            return 0
+        end = quote - p
+        back = end
+        while back > at and p[back - 1] == c"\\":
+            back -= 1
+        if (end - back) & 1 == 0:
+            return end + 1
+        at = end + 1
+    return 0
+
+
+cdef Py_ssize_t value_end(const char* p, size_t n, size_t at, int max_depth) noexcept nogil:
+    """One past the value that begins at p[at], or a JsonFault."""
+    cdef uint64_t[8] arrays     # one bit per depth, MAX_DEPTH of them: is it an array?
+    cdef int depth = 0
+    cdef size_t end
+    cdef char c
+    cdef bint in_array
+    while at < n:
+        c = p[at]
+        if c == c'"':
+            end = string_end(p, n, at)
+            if end == 0:
+                return JsonFault.CUT_OFF
+            at = end
+        elif c == c"{" or c == c"[":
+            if depth >= max_depth:
+                return JsonFault.TOO_DEEP
+            if c == c"[":
+                arrays[depth >> 6] |= <uint64_t>1 << (depth & 63)
+            else:
+                arrays[depth >> 6] &= ~(<uint64_t>1 << (depth & 63))
+            depth += 1
+            at += 1
+            continue
+        elif c == c"}" or c == c"]":
+            if depth == 0:
+                return JsonFault.BAD_MEMBER
+            depth -= 1
+            in_array = (arrays[depth >> 6] >> (depth & 63)) & 1
+            if in_array != (c == c"]"):
+                return JsonFault.UNBALANCED
+            at += 1
+        elif depth:
+            at += 1         # commas, colons, numbers, literals, space: the engine's to judge
+            continue
+        else:
+            end = at
+            while at < n and not (
+                    p[at] == c"," or p[at] == c"}" or p[at] == c"]" or p[at] == c'"'
+                    or p[at] == c"{" or p[at] == c"[" or <unsigned char>p[at] <= 32):
+                at += 1
+            return <Py_ssize_t>at if at > end else JsonFault.BAD_MEMBER
+        if depth == 0:
+            return at
+    return JsonFault.CUT_OFF
+
+
+cdef Value* member(const char* p, size_t start, size_t size, Envelope* envelope) noexcept:
+    """Where the value of the name p[start:start+size] (quotes included) is kept, or NULL."""
+    cdef const char* name = p + start + 1
+    cdef bytes plain
+    size -= 2
+    if memchr(name, c"\\", size) != NULL:
+        try:
+            plain = json.loads(p[start:start + size + 2]).encode()
+        except ValueError:
+            return NULL     # the engine will say so
+        name = plain
+        size = len(plain)
+    if size == 5 and memcmp(name, b"model", 5) == 0:
+        return &envelope.model
+    if size == 6 and memcmp(name, b"stream", 6) == 0:
+        return &envelope.stream
+    if size == 14 and memcmp(name, b"stream_options", 14) == 0:
+        return &envelope.stream_options
+    if size == 18 and memcmp(name, b"kv_transfer_params", 18) == 0:
+        return &envelope.kv_transfer_params
+    if size == 20 and memcmp(name, b"previous_response_id", 20) == 0:
+        return &envelope.previous_response_id
+    return NULL
+
+
+cdef int read_envelope(const char* p, size_t n, int depth, Envelope* envelope) noexcept:
+    cdef size_t at = skip_space(p, n, 0)
+    cdef size_t name_at, name_end
+    cdef Py_ssize_t end
+    cdef Value* value
+    memset(envelope, 0, sizeof(Envelope))
+    if at == n or p[at] != c"{":
+        return JsonFault.NOT_AN_OBJECT
+    envelope.brace = at
+    at = skip_space(p, n, at + 1)
+    if at < n and p[at] == c"}":
+        return 0 if skip_space(p, n, at + 1) == n else JsonFault.TRAILING
+    while at < n:
+        if p[at] != c'"':
+            return JsonFault.BAD_MEMBER
+        name_at = at
+        name_end = string_end(p, n, at)
+        if name_end == 0:
+            return JsonFault.CUT_OFF
+        at = skip_space(p, n, name_end)
+        if at < n and p[at] != c":":
+            return JsonFault.BAD_MEMBER
+        at = skip_space(p, n, at + 1)
+        end = value_end(p, n, at, min(depth, <int>MAX_DEPTH))
+        if end < 0:
+            return <int>end
+        value = member(p, name_at, name_end - name_at, envelope)
+        if value != NULL:
+            value.start = at
+            value.size = end - at
+        at = skip_space(p, n, end)
+        if at == n:
+            break
+        if p[at] == c"}":
+            return 0 if skip_space(p, n, at + 1) == n else JsonFault.TRAILING
+        if p[at] != c",":
+            return JsonFault.BAD_MEMBER
+        at = skip_space(p, n, at + 1)
+    return JsonFault.CUT_OFF
+
+
+cdef bytes string_of(const char* p, Value value):
+    if value.size < 2 or p[value.start] != c'"':
+        return None
+    if memchr(p + value.start, c"\\", value.size) == NULL:
+        return p[value.start + 1:value.start + value.size - 1]
+    try:
+        return json.loads(p[value.start:value.start + value.size]).encode()
+    except ValueError:
+        return None
+
+
+cdef bint is_literal(const char* p, Value value, const char* word, size_t size) noexcept nogil:
+    return value.size == size and memcmp(p + value.start, word, size) == 0
+
+
+def probe(bytes body, int depth=128):
+    """The envelope as a dict of raw values, or the fault: for tests and debugging."""
+    cdef Envelope e
+    cdef const char* p = body
+    cdef int fault = read_envelope(p, len(body), depth, &e)
+    if fault < 0:
+        return JsonFault(fault)
+    return {
+        name: p[value.start:value.start + value.size]
+        for name, value in (
+            ("model", e.model), ("stream", e.stream), ("stream_options", e.stream_options),
+            ("kv_transfer_params", e.kv_transfer_params),
+            ("previous_response_id", e.previous_response_id),
+        ) if value.size
+    }

@@ -1,0 +1,141 @@
+"""One request's way through the gateway: pick, dispatch, relay, retry, account.
+
+    IDLE -start-> DIALING -> WAITING -head-> HOLDING -first frame-> STREAMING -> IDLE
+                     ^___________|______________|   (retry: nothing has gone to the client)
+
+Every path back to IDLE goes through `_over`, which counts the request once; every dispatch is
+booked in `_dispatch` and released in `_release`, once.
+"""
+
+from libc.stdint cimport int32_t, int64_t
+
+from gateway.http._head cimport Head
+from gateway.proxy._plane cimport Path, Plane, Served
+from gateway.proxy._pool cimport Pool
+from gateway.proxy._relay cimport Relay
+from gateway.proxy._upstream cimport Sink, Upstream
+from gateway.proxy._wheel cimport Timed
+from router._table cimport MAX_TRIED
+
+cpdef enum Stage:
+    IDLE = 0
+    DIALING = 1     # booked; waits for a connection
+    WAITING = 2     # sent; no response head
+    HOLDING = 3     # head is here; nothing has gone to the client
+    STREAMING = 4   # the client has bytes
+
+cpdef enum Ending:
+    KEEP = 0        # may carry the next request
+    CLOSE = 1       # close when all is sent
+    ABORT = 2       # broken off in the middle: close so that the client sees it
+    LINGER = 3      # close, but let the client finish sending so that it gets the answer
+
+cdef class Client(Timed):
+    """What an exchange needs of its client's connection."""
+    cdef int send(self, bytes data) except -1
+    # The response is over; `ending` says what becomes of the connection.
+    cdef int on_over(self, int ending) except -1
+    # Send an error of ours as the whole answer. Returns its status.
+    cdef int answer(self, int reason, tuple details) except -1
+
+cdef class Exchange(Sink):
+    cdef Plane plane
+    cdef Client client
+    cdef Relay relay
+    cdef readonly int stage
+    # the request, as the session prepared it
+    cdef bytes method
+    cdef bytes target
+    cdef bytes fields               # header lines to forward
+    cdef object body                # None, or bytes-like: kept until the first byte has gone out
+    cdef bytes request_id
+    cdef Path path                  # None: unknown to us
+    cdef str holder                 # name of the key
+    cdef Served served
+    cdef bint is_head
+    cdef bint http_1_0
+    cdef bint close_after           # this connection ends with this response
+    cdef bint keep_alive_1_0        # an HTTP/1.0 client that asked to keep the connection
+    cdef bytes cors                 # header lines for the response, or None
+    cdef bint exact_usage
+    cdef int32_t pinned             # the one slot that may serve it; -1: any
+    # the dispatch under way
+    cdef Pool pool
+    cdef Upstream upstream
+    cdef int32_t slot
+    cdef int n_candidates
+    cdef bint booked
+    cdef bint producing
+    cdef int32_t tried[MAX_TRIED]
+    cdef int n_tried
+    cdef int n_dispatches
+    cdef bint refreshed
+    cdef bint redispatched
+    cdef int deaths
+    cdef bint doomed                # its endpoint is dead, though it may still be sending
+    cdef str doom
+    # the response
+    cdef int status
+    cdef int kind                   # BodyKind
+    cdef bint gathers               # may be turned away: not sent before its body is known
+    cdef bint reusable
+    cdef bytes pending              # what has not gone to the client yet
+    # times and sizes
+    cdef double start_s
+    cdef double dispatch_s
+    cdef double first_s
+    cdef double last_s              # of the last event, or byte where there are no events
+    cdef double stalled_s           # since when the client does not read; 0: it does
+    cdef double entered_s           # when the callback under way began
+    cdef double own_s               # spent in our callbacks
+    cdef int64_t body_size
+    cdef int64_t bytes_out
+
+    # The session has filled in the request. Ends in `client.on_over`.
+    cdef int start(self) except -1
+    # The client has gone, or must go: `cause` is a Count of cancels.
+    cdef int cancel(self, int cause) except -1
+    # The client's buffer is full (or has room again).
+    cdef int hold(self, bint full) except -1
+    cdef int on_late(self, double now_s) except -1      # the client's deadline has passed
+    cdef int condemn(self, int slot, unsigned int generation, str why, bint hung) except -1
+    cdef int cut(self, int reason) except -1
+    # End a request that was never dispatched: answered by us, or given up by its client.
+    cdef int over(self, int outcome, int status, int reason, int ending) except -1
+    # private
+    cdef int _pick(self) except? -2
+    cdef str _nobody(self)
+    cdef int _dispatch(self, int slot, bint fresh) except -1
+    cdef int on_connection(self, Upstream upstream) except -1
+    cdef int on_head(self, Upstream upstream, bytes data, const Head* head) except -1
+    cdef int on_body(self, Upstream upstream, bytes data) except -1
+    cdef int _kind(self, const char* p, const Head* head) noexcept
+    cdef bytes _head_for_client(self, const char* p, const Head* head)
+    cdef bytes _decision(self)
+    cdef int _feed(self, bytes data, size_t at) except -1
+    cdef int _leave(self) except -1
+    cdef bint _held_back(self, bytes out) except -1
+    cdef bint _is_dying(self, int status) except -1
+    cdef bint _turned_away(self, bint dying) except -1
+    cdef bint _spend(self) except -1
+    cdef int _commit(self) except -1
+    cdef int _remember_response(self, bytes first) except -1
+    cdef int _send(self, bytes data) except -1
+    cdef int _count_events(self, int n) except -1
+    cdef int _answered(self, bytes data) except -1
+    cdef int _part(self, size_t rest) except -1
+    cdef int _detach(self) except -1
+    cdef int _release(self, int outcome) except -1
+    cdef int _count_tokens(self) except -1
+    cdef int on_dial_failed(self, str why) except -1
+    cdef int on_lost(self, bint clean) except -1
+    cdef int _finished_by_close(self) except -1
+    cdef int on_malformed(self, int fault) except -1
+    cdef int on_error(self, object error) except -1
+    cdef int _failed(self, int cause, int reason, str detail) except -1
+    cdef int _give_up(self, int reason, str detail) except -1
+    cdef int _ending(self) noexcept
+    cdef int _clear(self) except -1
+    cdef int _log(self, double now, int outcome, int status, int reason) except -1
+
+cdef bytes status_line(int status)

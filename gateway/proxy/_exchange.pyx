@@ -1,0 +1,699 @@
+"""See _exchange.pxd."""
+
+import logging
+
+from engines.dialect import stream_error
+from gateway.http.faults import REFUSALS
+from gateway.proxy import retry
+from gateway.proxy.usage import UsageStripper
+from gateway.reasons import REASONS, Reason
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.string cimport memcmp
+
+from gateway._shared cimport (
+    Area,
+    Count,
+    EndpointWord,
+    HISTOGRAM,
+    ModelWord,
+    latency_bounds_s,
+    observe,
+    short_bounds_s,
+    status_index,
+)
+from gateway.http._head cimport Fault, FieldId, Head
+from gateway.http._write cimport Buffer
+from gateway.proxy._plane cimport Plane, Served, now_s
+from gateway.proxy._pool cimport Pool
+from gateway.proxy._relay cimport BodyKind, Relay, Shape
+from gateway.proxy._upstream cimport Upstream
+from gateway.proxy._wheel cimport Timed
+from router._table cimport Ask, MAX_TRIED
+
+cdef enum:
+    # Bodies up to this size go out in one write with their head: the copy is cheaper than a
+    # second vector.
+    JOINED_BYTES = 32 * 1024
+    # An answer that might be turned away is sent on when it is larger than any error text.
+    GATHERED_BYTES = 64 * 1024
+    # As many failures in a row as open the circuit at once.
+    FATAL = 1000
+
+cdef int NO_REASON = Reason.NONE
+
+cdef dict STATUS_LINES = {}
+
+log = logging.getLogger("headgate.exchange")
+
+
+cdef bytes status_line(int status):
+    """The status line as we write it; reason phrases are ours, not the engine's."""
+    cdef bytes line = STATUS_LINES.get(status)
+    if line is None:
+        from http import HTTPStatus
+
+        try:
+            phrase = HTTPStatus(status).phrase
+        except ValueError:
+            phrase = ""
+        line = f"HTTP/1.1 {status} {phrase}\r\n".encode()
+        STATUS_LINES[status] = line
+    return line
+
+
+cdef class Client(Timed):
+    cdef int send(self, bytes data) except -1:
+        raise NotImplementedError
+
+    cdef int on_over(self, int ending) except -1:
+        raise NotImplementedError
+
+    cdef int answer(self, int reason, tuple details) except -1:
+        raise NotImplementedError
+
+
+cdef class Exchange(Sink):
+    """One per client connection, used for one request after the other."""
+
+    def __init__(self, Plane plane, Client client):
+        self.plane = plane
+        self.client = client
+        self.relay = Relay()
+        self.stage = Stage.IDLE
+
+    # -- dispatch
+
+    cdef int start(self) except -1:
+        self.n_tried = self.n_dispatches = self.deaths = 0
+        self.refreshed = self.redispatched = False
+        cdef int slot = self._pick()
+        if slot < 0:
+            self.over(Count.REFUSED, self.client.answer(Reason.NO_ENDPOINT, (self._nobody(),)),
+                      Reason.NO_ENDPOINT, self._ending())
+            return 0
+        return self._dispatch(slot, False)
+
+    cdef int _pick(self) except? -2:
+        cdef Ask ask
+        cdef int index
+        if self.pinned >= 0:
+            ask.slots = &self.pinned
+            ask.n_slots = 1
+        else:
+            ask.slots = self.served.slots
+            ask.n_slots = self.served.n_slots
+        ask.n_tried = self.n_tried
+        for index in range(self.n_tried):
+            ask.tried[index] = self.tried[index]
+        ask.now_s = self.entered_s
+        self.n_candidates = ask.n_slots
+        index = self.plane.policy.pick(self.plane.table, &ask)
+        return index if index >= 0 and self.plane.pools[index] is not None else -1
+
+    cdef str _nobody(self):
+        if self.served.n_slots == 0:
+            return "no engine is known yet"
+        what = f"the model '{self.served.name}'" if self.served.name else "this path"
+        return f"{self.n_candidates} known for {what}, none of them ready"
+
+    cdef int _dispatch(self, int slot, bint fresh) except -1:
+        cdef Upstream upstream
+        cdef Pool pool = self.plane.pools[slot]
+        self.slot = slot
+        self.pool = pool
+        if self.n_tried < MAX_TRIED:
+            self.tried[self.n_tried] = slot
+            self.n_tried += 1
+        else:
+            self.tried[self.n_dispatches % MAX_TRIED] = slot
+        self.n_dispatches += 1
+        self.booked = True
+        self.producing = self.doomed = False
+        pool.load.in_flight += 1
+        pool.words[<int>EndpointWord.E_DISPATCHED] += 1
+        self.plane.counts[<int>Count.DISPATCHED] += 1
+        self.stage = Stage.DIALING
+        upstream = pool.take(self, fresh)
+        if upstream is not None:
+            return self.on_connection(upstream)
+        return 0
+
+    cdef int on_connection(self, Upstream upstream) except -1:
+        cdef Buffer out = self.plane.scratch
+        cdef bint joined = self.body is None or self.body_size <= JOINED_BYTES
+        cdef const unsigned char[::1] view
+        self.upstream = upstream
+        self.stage = Stage.WAITING
+        self.dispatch_s = now_s()
+        out.put_bytes(self.method)
+        out.put(b" ", 1)
+        out.put_bytes(self.pool.path_prefix)
+        out.put_bytes(self.target)
+        out.put(b" HTTP/1.1\r\n", 11)
+        out.put_bytes(self.pool.host_line)
+        out.put_bytes(self.fields)
+        if self.body is not None:
+            out.put(b"Content-Length: ", 16)
+            out.put_number(self.body_size)
+            out.put(b"\r\n", 2)
+        out.put(b"\r\n", 2)
+        if joined and self.body_size:
+            view = self.body
+            out.put(<const char*>&view[0], view.shape[0])
+        self.plane.wheel.set(self.client, self.dispatch_s + self.plane.first_byte_s)
+        upstream.send(self, out.take(), None if joined else self.body)
+        return 0
+
+    # -- the response
+
+    cdef int on_head(self, Upstream upstream, bytes data, const Head* head) except -1:
+        cdef const char* p = PyBytes_AS_STRING(data)
+        self.entered_s = now_s()
+        self.status = head.status
+        self.pool.words[<int>EndpointWord.E_STATUS + status_index(head.status)] += 1
+        self.kind = self._kind(p, head)
+        self.relay.start(
+            head, self.is_head, self.kind,
+            self.path.dialect if self.kind == <int>BodyKind.EVENTS else 0, self.http_1_0,
+            UsageStripper() if self.exact_usage and self.kind == <int>BodyKind.EVENTS else None,
+        )
+        self.reusable = not head.close
+        self.gathers = head.status >= 500 or head.status == 429
+        self.pending = self._head_for_client(p, head)
+        self.stage = Stage.HOLDING
+        self.last_s = self.entered_s
+        return self._feed(data, head.size)
+
+    cdef int on_body(self, Upstream upstream, bytes data) except -1:
+        self.entered_s = now_s()
+        return self._feed(data, 0)
+
+    cdef int _kind(self, const char* p, const Head* head) noexcept:
+        cdef int index
+        for index in range(head.n_fields):
+            if head.fields[index].id == <int>FieldId.CONTENT_ENCODING:
+                return BodyKind.OPAQUE
+        if head.content_type < 0:
+            return BodyKind.OPAQUE
+        return _kind_of(p + head.fields[head.content_type].value.start,
+                        head.fields[head.content_type].value.size)
+
+    cdef bytes _head_for_client(self, const char* p, const Head* head):
+        cdef Buffer out = self.plane.scratch
+        cdef int index, id
+        out.put_bytes(status_line(head.status))
+        for index in range(head.n_fields):
+            id = head.fields[index].id
+            if id == <int>FieldId.OTHER or id == <int>FieldId.CONTENT_TYPE or (
+                    id < <int>FieldId.CONNECTION and id != <int>FieldId.CONTENT_LENGTH
+                    and id != <int>FieldId.TRANSFER_ENCODING and id != <int>FieldId.X_REQUEST_ID):
+                out.put_field(p, head.fields[index].name, head.fields[index].value)
+        if self.relay.shape == <int>Shape.CHUNKS or (
+                self.relay.shape == <int>Shape.AS_SENT and head.chunked and not self.is_head):
+            out.put(b"transfer-encoding: chunked\r\n", 28)
+        elif head.content_length >= 0 and self.relay.shape == <int>Shape.AS_SENT:
+            out.put(b"content-length: ", 16)
+            out.put_number(head.content_length)
+            out.put(b"\r\n", 2)
+        out.put(b"x-request-id: ", 14)
+        out.put_bytes(self.request_id)
+        out.put(b"\r\n", 2)
+        if self.plane.decision_header:
+            out.put_bytes(self._decision())
+        if self.cors is not None:
+            out.put_bytes(self.cors)
+        if self.relay.shape == <int>Shape.BARE or self.plane.draining:
+            self.close_after = True
+        if self.close_after:
+            out.put(b"connection: close\r\n", 19)
+        elif self.keep_alive_1_0:
+            out.put(b"connection: keep-alive\r\n", 24)
+        out.put(b"\r\n", 2)
+        return out.take()
+
+    cdef bytes _decision(self):
+        return (
+            f"x-headgate-decision: endpoint={self.pool.endpoint.name} "
+            f"policy={self.plane.policy.name} candidates={self.n_candidates} "
+            f"in-flight={self.plane.table.in_flight(self.slot)} "
+            f"dispatches={self.n_dispatches}\r\n"
+        ).encode()
+
+    cdef int _feed(self, bytes data, size_t at) except -1:
+        cdef int fault = self.relay.feed(data, at)
+        cdef bytes out = self.relay.out
+        self.relay.out = None
+        if fault < 0:
+            return self.on_malformed(fault)
+        if self.relay.new_events:
+            self._count_events(self.relay.new_events)
+        elif self.kind != <int>BodyKind.EVENTS:
+            self.last_s = self.entered_s
+        if self.stage == <int>Stage.STREAMING:
+            if out is not None:
+                self._send(out)
+        elif self._held_back(out):
+            return 0
+        if self.relay.ended:
+            return self._answered(data)
+        if not self.doomed:
+            self.plane.wheel.set(self.client, self.last_s + self.plane.event_s)
+        return self._leave()
+
+    cdef int _leave(self) except -1:
+        """The end of a callback: what was spent here is our own time."""
+        if self.stage != <int>Stage.IDLE:
+            self.own_s += now_s() - self.entered_s
+        return 0
+
+    cdef bint _held_back(self, bytes out) except -1:
+        """Nothing has gone out yet: is it time? True: not yet, or the response was left."""
+        if out is not None:
+            self.pending = self.pending + out
+        if self.gathers:
+            if not self.relay.ended and len(self.pending) < GATHERED_BYTES:
+                self._leave()
+                return True
+            if self._turned_away(self._is_dying(self.status)):
+                return True
+        elif out is None and not self.relay.ended:
+            if self.kind == <int>BodyKind.EVENTS:
+                self._leave()
+                return True
+        elif self.relay.scanner.failed and self.relay.scanner.n_events == 1:
+            # An engine that dies before its first token says so in an event.
+            if self._is_dying(500) and self._turned_away(True):
+                return True
+        self._commit()
+        return False
+
+    cdef bint _is_dying(self, int status) except -1:
+        for known, piece in self.pool.dying_answers:
+            if known == status and piece in self.pending:
+                return True
+        return False
+
+    cdef bint _turned_away(self, bint dying) except -1:
+        """Ask elsewhere because of what the engine answered, if that is allowed and possible."""
+        cdef int slot
+        if dying:
+            self.deaths += 1
+        elif self.status != 429 and self.status != 502 and self.status != 503:
+            return False
+        cause = retry.Cause.DYING if dying else retry.Cause.STATUS
+        if retry.decide(cause, refreshed=self.refreshed, redispatched=self.redispatched,
+                        deaths=self.deaths) == retry.Verdict.GIVE_UP:
+            return False
+        slot = self._pick()
+        if slot < 0 or not self._spend():
+            return False
+        self.plane.counts[<int>(Count.RETRY_DYING if dying else Count.RETRY_STATUS)] += 1
+        if self.relay.ended and not dying:
+            self._part(self.relay.rest)
+        else:
+            self._detach()
+        self._release(Count.TURNED_AWAY)
+        if dying:
+            self.pool.load.failures_in_row = FATAL
+        self.pending = None
+        self._dispatch(slot, False)
+        return True
+
+    cdef bint _spend(self) except -1:
+        if self.plane.budget.spend(self.plane.counts[<int>Count.ACCEPTED]):
+            return True
+        self.plane.counts[<int>Count.RETRY_REFUSED_BY_BUDGET] += 1
+        return False
+
+    cdef int _commit(self) except -1:
+        """The client gets its first bytes: from here on nothing is repeated."""
+        cdef bytes first = self.pending
+        self.stage = Stage.STREAMING
+        self.pending = None
+        self.body = None
+        self.fields = None
+        if self.path.makes_responses and self.plane.on_made is not None:
+            self._remember_response(first)
+        return self._send(first)
+
+    cdef int _remember_response(self, bytes first) except -1:
+        at = first.find(b'"id":"resp_')
+        if at < 0:
+            return 0
+        end = first.find(b'"', at + 6)
+        if 0 < end < at + 200:
+            name = first[at + 6:end].decode("latin-1")
+            self.plane.made(name, self.slot, self.pool.generation)
+            self.plane.on_made(name, self.slot, self.pool.generation)
+        return 0
+
+    cdef int _send(self, bytes data) except -1:
+        self.bytes_out += PyBytes_GET_SIZE(data)
+        return self.client.send(data)
+
+    cdef int _count_events(self, int n) except -1:
+        cdef double now = self.entered_s, gap
+        cdef int index
+        self.plane.counts[<int>Count.EVENTS] += n
+        self.pool.load.last_event_s = now
+        if self.first_s == 0:
+            self.first_s = now
+            self.producing = True
+            self.pool.load.producing += 1
+            observe(self.served.words + <int>ModelWord.M_TTFT, latency_bounds_s(),
+                    now - self.start_s)
+            observe(self.pool.words + <int>EndpointWord.E_TTFT, latency_bounds_s(),
+                    now - self.dispatch_s)
+            n -= 1
+        if n:
+            # Events that came in one read share the time since the one before.
+            gap = (now - self.last_s) / n
+            for index in range(n):
+                observe(self.served.words + <int>ModelWord.M_ITL, latency_bounds_s(), gap)
+        self.last_s = now
+        return 0
+
+    cdef int _answered(self, bytes data) except -1:
+        """The response is whole."""
+        if self.relay.rest != <size_t>PyBytes_GET_SIZE(data):
+            self.reusable = False       # bytes behind the end: not ours to guess at
+        self._part(self.relay.rest)
+        self._release(Count.ANSWERED)
+        self._count_tokens()
+        return self.over(Count.COMPLETED, self.status, NO_REASON, self._ending())
+
+    cdef int _part(self, size_t rest) except -1:
+        """Give the connection back if it can carry another exchange."""
+        cdef Upstream upstream = self.upstream
+        self.upstream = None
+        if self.reusable and not upstream.closed and upstream.is_flushed():
+            if self.stalled_s:
+                upstream.transport.resume_reading()
+            self.pool.give(upstream)
+        else:
+            upstream.abort()
+        return 0
+
+    cdef int _detach(self) except -1:
+        """Leave the engine at once; closing the connection is what frees its GPU."""
+        cdef Upstream upstream = self.upstream
+        if self.stage == <int>Stage.DIALING:
+            self.pool.leave(self)
+        self.upstream = None
+        if upstream is not None:
+            upstream.abort()
+        return 0
+
+    cdef int _release(self, int outcome) except -1:
+        """Settle the booking; `outcome` is a Count."""
+        cdef Pool pool = self.pool
+        if not self.booked:
+            return 0
+        self.booked = False
+        pool.load.in_flight -= 1
+        if self.producing:
+            pool.load.producing -= 1
+            self.producing = False
+        self.plane.counts[outcome] += 1
+        if outcome == <int>Count.ABANDONED or outcome == <int>Count.CUT:
+            pool.words[<int>EndpointWord.E_ABANDONED] += 1
+        elif outcome == <int>Count.ANSWERED and self.status < 500 and (
+                not self.relay.scanner.failed):
+            pool.words[<int>EndpointWord.E_ANSWERED] += 1
+            pool.load.failures_in_row = 0
+            pool.load.successes += 1
+        elif outcome == <int>Count.TURNED_AWAY or (
+                outcome == <int>Count.ANSWERED and self.status == 503):
+            # Busy is not broken: only failures by its own fault open an endpoint's circuit.
+            pool.words[<int>EndpointWord.E_ANSWERED] += 1
+        else:
+            pool.words[<int>EndpointWord.E_FAILED] += 1
+            if outcome != <int>Count.DIAL_FAILED:
+                pool.load.failures_in_row += 1
+        return 0
+
+    cdef int _count_tokens(self) except -1:
+        cdef int64_t tokens_in = self.relay.scanner.usage.tokens_in
+        cdef int64_t tokens_out = self.relay.scanner.usage.tokens_out
+        cdef int64_t* words = self.served.words
+        if self.status != 200:
+            return 0
+        if tokens_in >= 0:
+            words[<int>ModelWord.M_TOKENS_IN] += tokens_in
+        else:
+            words[<int>ModelWord.M_TOKENS_IN_ESTIMATED] += self.body_size // 4
+        if tokens_out >= 0:
+            words[<int>ModelWord.M_TOKENS_OUT] += tokens_out
+        else:
+            words[<int>ModelWord.M_TOKENS_OUT_ESTIMATED] += self.relay.scanner.n_events
+        if self.relay.scanner.usage.cached > 0:
+            words[<int>ModelWord.M_CACHED_TOKENS] += self.relay.scanner.usage.cached
+        return 0
+
+    # -- failures
+
+    cdef int on_dial_failed(self, str why) except -1:
+        self.entered_s = now_s()
+        self._release(Count.DIAL_FAILED)
+        return self._failed(retry.Cause.DIAL, Reason.CONNECT_FAILED, why)
+
+    cdef int on_lost(self, bint clean) except -1:
+        cdef bint reused = self.upstream.reused
+        cdef int cause
+        self.entered_s = now_s()
+        if self.stage >= <int>Stage.HOLDING and clean and self.relay.finish():
+            return self._finished_by_close()
+        self.upstream = None
+        cause = retry.Cause.LOST
+        if reused and self.stage == <int>Stage.WAITING:
+            cause = retry.Cause.LOST_REUSED
+        self._release(Count.LOST)
+        return self._failed(
+            cause, Reason.UPSTREAM_LOST, "before answering" if self.stage < <int>Stage.HOLDING
+            else "in the middle of its answer",
+        )
+
+    cdef int _finished_by_close(self) except -1:
+        cdef bytes out = self.relay.out
+        self.relay.out = None
+        self.reusable = False
+        if self.stage == <int>Stage.STREAMING:
+            if out is not None:
+                self._send(out)
+        elif self._held_back(out):
+            return 0
+        self.upstream = None
+        self._release(Count.ANSWERED)
+        self._count_tokens()
+        return self.over(Count.COMPLETED, self.status, NO_REASON, self._ending())
+
+    cdef int on_malformed(self, int fault) except -1:
+        self.entered_s = now_s()
+        self._detach()
+        self._release(Count.MALFORMED)
+        return self._failed(
+            retry.Cause.MALFORMED, Reason.UPSTREAM_MALFORMED, REFUSALS[Fault(fault)].message
+        )
+
+    cdef int on_error(self, object error) except -1:
+        """One of our own callbacks raised: a bug, which must cost this request alone."""
+        log.error("a request failed in the gateway", exc_info=error)
+        if self.stage == <int>Stage.IDLE:
+            return 0
+        self.entered_s = now_s()
+        self._detach()
+        self._release(Count.CUT)
+        return self._give_up(Reason.INTERNAL, type(error).__name__)
+
+    cdef int condemn(self, int slot, unsigned int generation, str why, bint hung) except -1:
+        if not self.booked or self.slot != slot or self.pool.generation != generation:
+            return 0
+        self.entered_s = now_s()
+        if self.stage == <int>Stage.STREAMING and not hung:
+            # Its listener is gone, but it may be finishing what it has: only silence ends this.
+            self.doomed = True
+            self.doom = why
+            self.plane.wheel.set(
+                self.client, max(self.entered_s, self.last_s + self.plane.dead_silence_s)
+            )
+            return 0
+        self._detach()
+        self._release(Count.CONDEMNED)
+        return self._failed(retry.Cause.CONDEMNED, Reason.ENDPOINT_CONDEMNED, why)
+
+    cdef int on_late(self, double now) except -1:
+        self.entered_s = now
+        if self.stalled_s:
+            if now - self.stalled_s >= self.plane.client_stall_s:
+                return self.cancel(Count.CANCEL_CLIENT_SLOW)
+            self.plane.wheel.set(self.client, self.stalled_s + self.plane.client_stall_s)
+            return 0
+        if self.stage == <int>Stage.WAITING:
+            self._detach()
+            self._release(Count.TIMED_OUT)
+            return self._failed(retry.Cause.TIMEOUT, Reason.FIRST_BYTE_TIMEOUT,
+                                f"{self.plane.first_byte_s:g}")
+        if self.stage < <int>Stage.HOLDING:
+            return 0
+        if self.doomed and now - self.last_s >= self.plane.dead_silence_s:
+            self._detach()
+            self._release(Count.CONDEMNED)
+            return self._failed(retry.Cause.CONDEMNED, Reason.ENDPOINT_CONDEMNED, self.doom)
+        if now - self.last_s >= self.plane.event_s:
+            self._detach()
+            self._release(Count.TIMED_OUT)
+            return self._failed(retry.Cause.TIMEOUT, Reason.EVENT_TIMEOUT,
+                                f"{self.plane.event_s:g}")
+        self.plane.wheel.set(self.client, self.last_s + (
+            self.plane.dead_silence_s if self.doomed else self.plane.event_s))
+        return 0
+
+    cdef int _failed(self, int cause, int reason, str detail) except -1:
+        """A dispatch failed and is settled: ask again, or tell the client."""
+        cdef int slot, verdict
+        if self.stage == <int>Stage.STREAMING:
+            return self._give_up(reason, detail)
+        self.pending = None
+        if cause == retry.Cause.LOST or cause == retry.Cause.CONDEMNED:
+            self.deaths += 1
+        verdict = retry.decide(cause, refreshed=self.refreshed, redispatched=self.redispatched,
+                               deaths=self.deaths)
+        if verdict == retry.Verdict.GIVE_UP:
+            return self._give_up(reason, detail)
+        if verdict == retry.Verdict.SAME_FRESH:
+            self.refreshed = True
+            self.plane.counts[<int>Count.RETRY_REUSED] += 1
+            return self._dispatch(self.slot, True)
+        slot = self._pick()
+        if slot < 0 or (verdict == retry.Verdict.ELSEWHERE_IN_BUDGET and not self._spend()):
+            return self._give_up(reason, detail)
+        if verdict == retry.Verdict.ELSEWHERE:
+            self.redispatched = True
+        self.plane.counts[<int>(
+            Count.RETRY_DIAL if cause == retry.Cause.DIAL else
+            Count.RETRY_CONDEMNED if cause == retry.Cause.CONDEMNED else Count.RETRY_LOST
+        )] += 1
+        return self._dispatch(slot, False)
+
+    cdef int _give_up(self, int reason, str detail) except -1:
+        """Tell the client, in its dialect, by whatever still fits."""
+        cdef bytes end
+        if self.stage != <int>Stage.STREAMING:
+            return self.over(
+                Count.FAILED, self.client.answer(reason, (detail,)), reason, self._ending()
+            )
+        if not self.relay.takes_events():
+            return self.over(Count.FAILED, self.status, reason, Ending.ABORT)
+        words = REASONS[Reason(reason)]
+        end = self.relay.ending(stream_error(
+            self.path.dialect, words.status, words.type, words.message.format(detail), words.code
+        ))
+        self._send(end)
+        return self.over(Count.FAILED, self.status, reason, self._ending())
+
+    cdef int _ending(self) noexcept:
+        return Ending.CLOSE if self.close_after or self.plane.draining else Ending.KEEP
+
+    # -- the client's side
+
+    cdef int cancel(self, int cause) except -1:
+        self.entered_s = now_s()
+        self._detach()
+        self._release(Count.ABANDONED)
+        self.plane.counts[cause] += 1
+        if self.stage == <int>Stage.STREAMING:
+            self._count_tokens()
+        return self.over(Count.CANCELLED, 499, NO_REASON, Ending.ABORT)
+
+    cdef int cut(self, int reason) except -1:
+        self.entered_s = now_s()
+        self._detach()
+        self._release(Count.CUT)
+        self.close_after = True
+        return self._give_up(reason, "")
+
+    cdef int hold(self, bint full) except -1:
+        if full and not self.stalled_s:
+            self.stalled_s = now_s()
+            self.plane.wheel.set(self.client, self.stalled_s + self.plane.client_stall_s)
+            if self.upstream is not None:
+                self.upstream.transport.pause_reading()
+        elif self.stalled_s and not full:
+            self.stalled_s = 0
+            if self.upstream is not None:
+                # The engine was not to blame for the silence.
+                self.last_s = now_s()
+                self.plane.wheel.set(self.client, self.last_s + self.plane.event_s)
+                self.upstream.transport.resume_reading()
+        return 0
+
+    # -- the account
+
+    cdef int over(self, int outcome, int status, int reason, int ending) except -1:
+        cdef double now = now_s()
+        cdef int64_t* counts = self.plane.counts
+        counts[outcome] += 1
+        if reason:
+            counts[<int>Area.REASONS + reason] += 1
+        if self.served is not None:
+            self.served.words[<int>ModelWord.M_STATUS + status_index(status)] += 1
+            observe(self.served.words + <int>ModelWord.M_TOTAL, latency_bounds_s(),
+                    now - self.start_s)
+        observe(counts + <int>Area.OWN_TIME, short_bounds_s(),
+                self.own_s + now - self.entered_s)
+        if self.plane.logs_access:
+            self._log(now, outcome, status, reason)
+        self._clear()
+        return self.client.on_over(ending)
+
+    cdef int _clear(self) except -1:
+        self.stage = Stage.IDLE
+        self.relay.clear()
+        self.relay.scanner.reset(0)
+        self.upstream = None
+        self.pool = None
+        self.served = None
+        self.body = self.fields = self.target = self.pending = None
+        self.holder = self.doom = None
+        self.cors = None
+        self.first_s = self.own_s = self.stalled_s = 0
+        self.body_size = self.bytes_out = 0
+        self.doomed = self.exact_usage = False
+        self.pinned = -1
+        return 0
+
+    cdef int _log(self, double now, int outcome, int status, int reason) except -1:
+        cdef list access = self.plane.access
+        if len(access) >= 10_000:
+            self.plane.counts[<int>Count.ACCESS_LOG_DROPPED] += 1
+            return 0
+        record = {
+            "age_s": now,       # turned into a time of day when it is written
+            "request_id": self.request_id.decode("latin-1") if self.request_id else None,
+            "method": self.method.decode("latin-1") if self.method else None,
+            "path": self.target.decode("latin-1") if self.target else None,
+            "model": self.served.name if self.served is not None else None,
+            "key": self.holder,
+            "status": status,
+            "outcome": Count(outcome).name.lower(),
+            "reason": Reason(reason).name.lower() if reason else None,
+            "endpoint": self.pool.endpoint.name if self.pool is not None else None,
+            "dispatches": self.n_dispatches,
+            "ttft_s": round(self.first_s - self.start_s, 6) if self.first_s else None,
+            "total_s": round(now - self.start_s, 6),
+            "events": self.relay.scanner.n_events,
+            "bytes_in": self.body_size,
+            "bytes_out": self.bytes_out,
+        }
+        access.append(record)
+        return 0
+
+
+cdef int _kind_of(const char* value, size_t size) noexcept:
+    """What a Content-Type says of a body; media types are case-insensitive, engines lower-case."""
+    if size >= 17 and memcmp(value, b"text/event-stream", 17) == 0:
+        return BodyKind.EVENTS
+    if size >= 16 and memcmp(value, b"application/json", 16) == 0:
+        return BodyKind.JSON
+    return BodyKind.OPAQUE

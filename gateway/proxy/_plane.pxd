@@ -1,0 +1,110 @@
+"""The data plane of one worker: what every connection shares. One per process, one thread."""
+
+from libc.stdint cimport int32_t, int64_t
+
+from gateway._shared cimport Shared
+from gateway.http._head cimport Head
+from gateway.http._write cimport Buffer
+from gateway.proxy._wheel cimport Wheel
+from router._table cimport Policy, Table
+
+cdef double now_s() noexcept nogil      # CLOCK_MONOTONIC, in seconds
+
+cdef class Served:
+    """A model as the data path sees it."""
+    cdef readonly str name
+    cdef bytes key                  # the name as UTF-8
+    cdef int32_t* slots             # endpoints that list it
+    cdef readonly int n_slots
+    cdef int64_t* words             # its counters in this worker's column
+    cdef bint exact_usage
+
+cdef class Holder:
+    """A known key."""
+    cdef readonly str name
+    cdef frozenset models           # None: all of them
+    cdef str usage                  # '', 'observe' or 'exact'
+
+cdef enum Local:
+    RELAYED = 0     # goes to an engine
+    HEALTH = 1
+    MODELS = 2
+    MODEL = 3       # /v1/models/{id}
+    METRICS = 4
+
+cdef class Path:
+    """A path of the data port, as C values: see engines.dialect.Route."""
+    cdef int local
+    cdef int dialect
+    cdef int body                   # engines.dialect.Body
+    cdef bint posts                 # POST and nothing else
+    cdef frozenset methods          # of bytes
+    cdef bint makes_responses       # POST /v1/responses
+    cdef bint names_response        # /v1/responses/{id}...
+    cdef bint takes_stream_options  # may be asked for usage in a stream
+
+cdef class Plane:
+    cdef readonly object loop
+    cdef Shared shared
+    cdef Table table
+    cdef readonly int column        # this worker's index
+    cdef int64_t* counts            # its column
+    cdef Policy policy
+    cdef readonly Wheel wheel
+    cdef readonly object settings   # messages.Settings
+    # per message scratch, never kept across a callback
+    cdef Head head
+    cdef Buffer scratch
+    # what a Fleet says
+    cdef dict models                # name as UTF-8 -> Served
+    cdef dict aliases               # name as UTF-8 -> Split
+    cdef dict keys                  # digest -> Holder; empty: open to all
+    cdef dict credentials           # keys that were sent and found good -> Holder: no hash twice
+    cdef object make_pool
+    cdef list pools                 # by slot: Pool or None
+    cdef dict paths                 # path as bytes -> Path; found ones, bounded
+    cdef tuple extra_routes
+    cdef Served unnamed             # every endpoint: for requests that name no model
+    cdef bint complete
+    cdef bytes models_json
+    cdef dict cards                 # model name -> its entry of models_json
+    cdef public object fetch_metrics    # awaitable text of /metrics, from the control process
+    cdef frozenset origins
+    # limits, as C values
+    cdef int64_t body_bytes
+    cdef int64_t buffered_bytes
+    cdef int json_depth
+    cdef double head_s
+    cdef double body_idle_s
+    cdef double body_bytes_per_s
+    cdef double connect_s
+    cdef double first_byte_s
+    cdef double event_s
+    cdef double client_stall_s
+    cdef double client_keep_alive_s
+    cdef double dead_silence_s
+    cdef int idle_connections
+    cdef bint decision_header
+    cdef bint half_close
+    cdef bint logs_access
+    cdef bint kv_transfer_params
+    # state
+    cdef bint draining
+    cdef set sessions               # open client connections
+    cdef list starved               # sessions that stopped reading for want of memory
+    cdef readonly object budget     # retry.Budget
+    cdef object responses           # bounded map: response id -> (slot, generation)
+    cdef readonly list access       # records of ended requests, drained by the worker
+    cdef public object on_made      # called with (response id, slot, generation)
+    cdef bytes date                 # value of our own Date headers
+    cdef bytes id_prefix
+    cdef unsigned long long n_ids
+    cdef double last_tick_s
+
+    cdef Path path(self, bytes name)            # None: unknown
+    cdef Holder holder(self, bytes key)         # None: unknown
+    cdef bytes new_request_id(self)
+    cdef bint is_full(self) noexcept nogil
+    # private
+    cdef str served_names(self)
+    cdef Path _find_path(self, bytes name)

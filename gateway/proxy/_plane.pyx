@@ -1,0 +1,309 @@
+"""See _plane.pxd."""
+
+import hashlib
+import os
+from collections import OrderedDict
+from email.utils import formatdate
+
+import msgspec
+
+from engines.dialect import Body, Dialect, Route, find_route
+from gateway.proxy.retry import Budget
+from gateway.proxy.split import Split
+from router import make_policy
+
+from libc.stdint cimport int32_t, int64_t
+from libc.stdlib cimport free, malloc
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from gateway._shared cimport Area, Count, Shared, observe, short_bounds_s
+from gateway.http._write cimport Buffer
+from gateway.proxy._wheel cimport Wheel
+from router._table cimport MAX_SLOTS
+
+cdef enum:
+    # Paths seen and found; a client that invents paths below /v1/audio/ shall not fill memory.
+    MAX_PATHS = 1024
+    # Responses whose endpoint is remembered.
+    MAX_RESPONSES = 65536
+
+cdef dict LOCAL_PATHS = {
+    b"/health": Local.HEALTH, b"/v1/models": Local.MODELS, b"/metrics": Local.METRICS,
+}
+
+cdef extern from "malloc.h" nogil:
+    int mallopt(int param, int value)
+    int M_MMAP_THRESHOLD
+    int M_TRIM_THRESHOLD
+
+
+def keep_freed_memory(int n_bytes):
+    """Tell malloc to reuse blocks up to n_bytes instead of mapping each anew.
+
+    A 200 KB body costs some 50 page faults each time it is mapped, more than copying it.
+    """
+    mallopt(M_MMAP_THRESHOLD, n_bytes)
+    mallopt(M_TRIM_THRESHOLD, 4 * n_bytes)
+
+
+cdef double now_s() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return t.tv_sec + t.tv_nsec * 1e-9
+
+
+cdef class Served:
+    def __init__(self, str name, slots, bint exact_usage):
+        cdef int index, slot
+        self.name = name
+        self.key = name.encode()
+        self.n_slots = len(slots)
+        self.exact_usage = exact_usage
+        self.slots = <int32_t*>malloc(max(1, self.n_slots) * sizeof(int32_t))
+        if self.slots == NULL:
+            raise MemoryError
+        for index, slot in enumerate(slots):
+            if not 0 <= slot < MAX_SLOTS:
+                raise ValueError(f"slot {slot}")
+            self.slots[index] = slot
+
+    def __dealloc__(self):
+        free(self.slots)
+
+
+cdef class Holder:
+    def __init__(self, str name, models, str usage):
+        self.name = name
+        self.models = frozenset([model.encode() for model in models]) if models else None
+        self.usage = usage
+
+
+cdef class Path:
+    def __init__(self, int local, route):
+        self.local = local
+        self.methods = frozenset([b"GET", b"HEAD"])
+        if route is None:
+            return
+        self.dialect = route.dialect
+        self.body = route.body
+        self.posts = route.methods == ("POST",)
+        self.methods = frozenset([method.encode() for method in route.methods])
+        self.makes_responses = route.path == "/v1/responses"
+        self.names_response = route.path == "/v1/responses/"
+        self.takes_stream_options = route.dialect == Dialect.OPENAI
+
+
+cdef class Plane:
+    """Made by the worker's composition root; `apply` gives it the world, `tick` its time.
+
+    `make_pool(plane, endpoint)` makes the Pool of an endpoint.
+    """
+
+    def __init__(self, loop, Shared shared, int column, make_pool):
+        self.loop = loop
+        self.make_pool = make_pool
+        self.shared = shared
+        self.table = shared.table
+        self.column = column
+        self.counts = shared.column(column)
+        self.scratch = Buffer()
+        self.last_tick_s = now_s()
+        self.wheel = Wheel(self.last_tick_s)
+        self.models = {}
+        self.aliases = {}
+        self.keys = {}
+        self.pools = [None] * MAX_SLOTS
+        self.paths = {}
+        self.extra_routes = ()
+        self.sessions = set()
+        self.starved = []
+        self.responses = OrderedDict()
+        self.access = []
+        self.on_made = None
+        self.id_prefix = b"hg-" + os.urandom(6).hex().encode() + b"-"
+        self.date = formatdate(usegmt=True).encode()
+
+    def apply(self, fleet):
+        """Take over a Fleet; requests that run are not touched."""
+        self._apply_settings(fleet.settings)
+        cdef Served served
+        cdef int index
+        self.models = {}
+        for model in fleet.models:
+            served = Served(
+                model.name, model.slots,
+                fleet.settings.usage_by_model.get(model.name, fleet.settings.usage) == "exact",
+            )
+            index = model.index
+            served.words = self.counts + <int>Area.MODELS + index * <int>Area.MODEL_WIDTH
+            self.models[model.name.encode()] = served
+        served = Served("", [e.slot for e in fleet.endpoints], False)
+        served.words = self.counts + <int>Area.MODELS + 63 * <int>Area.MODEL_WIDTH
+        self.unnamed = served
+        self.aliases = {
+            name.encode(): Split([(choice.model, choice.weight) for choice in choices])
+            for name, choices in fleet.aliases.items()
+        }
+        self.credentials = {}
+        self.keys = {key.digest: Holder(key.name, key.models, key.usage) for key in fleet.keys}
+        self.complete = fleet.complete
+        self.models_json = fleet.models_json
+        self.cards = {
+            card["id"]: msgspec.json.encode(card)
+            for card in msgspec.json.decode(fleet.models_json)["data"]
+        }
+        self._apply_endpoints(fleet.endpoints)
+
+    def _apply_settings(self, settings):
+        if settings == self.settings:
+            return
+        before = self.settings
+        self.settings = settings
+        if before is None or before.policy != settings.policy:
+            self.policy = make_policy(settings.policy, self.column)
+        if before is None or (before.retry_share, before.retry_floor, before.retry_window_s) != (
+            settings.retry_share, settings.retry_floor, settings.retry_window_s
+        ):
+            self.budget = Budget(
+                settings.retry_share, settings.retry_floor, settings.retry_window_s
+            )
+        self.paths = {}
+        self.extra_routes = tuple(
+            Route(path, Dialect.PLAIN, Body.JSON, ("GET", "POST", "PUT", "DELETE", "PATCH"))
+            for path in settings.paths
+        )
+        self.origins = frozenset(origin.encode() for origin in settings.cors_origins)
+        self.body_bytes = settings.body_bytes
+        self.buffered_bytes = settings.buffered_bytes
+        self.json_depth = settings.json_depth
+        self.head_s = settings.head_s
+        self.body_idle_s = settings.body_idle_s
+        self.body_bytes_per_s = settings.body_bytes_per_s
+        self.connect_s = settings.connect_s
+        self.first_byte_s = settings.first_byte_s
+        self.event_s = settings.event_s
+        self.client_stall_s = settings.client_stall_s
+        self.client_keep_alive_s = settings.client_keep_alive_s
+        self.dead_silence_s = settings.dead_silence_s
+        self.idle_connections = settings.idle_connections
+        self.decision_header = settings.decision_header
+        self.half_close = settings.client_half_close
+        self.logs_access = settings.access_log
+        self.kv_transfer_params = settings.allow_kv_transfer_params
+
+    def _apply_endpoints(self, endpoints):
+        cdef list pools = [None] * MAX_SLOTS
+        for endpoint in endpoints:
+            pool = self.pools[endpoint.slot]
+            if pool is None or pool.endpoint != endpoint:
+                if pool is not None:
+                    pool.close()
+                pool = self.make_pool(self, endpoint)
+            pools[endpoint.slot] = pool
+        for slot in range(MAX_SLOTS):
+            pool = self.pools[slot]
+            if pool is not None and pools[slot] is None:
+                pool.close()
+        self.pools = pools
+
+    cdef Path path(self, bytes name):
+        cdef Path path = self.paths.get(name)
+        if path is None:
+            path = self._find_path(name)
+            if path is not None:
+                if len(self.paths) >= MAX_PATHS:
+                    self.paths.clear()
+                self.paths[name] = path
+        return path
+
+    cdef Path _find_path(self, bytes name):
+        if name in LOCAL_PATHS:
+            return Path(LOCAL_PATHS[name], None)
+        if name.startswith(b"/v1/models/"):
+            return Path(Local.MODEL, None)
+        route = find_route(name.decode("latin-1"), self.extra_routes)
+        return None if route is None else Path(Local.RELAYED, route)
+
+    cdef Holder holder(self, bytes key):
+        # The digest is looked up, never compared: there is no time to measure but the hash's own.
+        cdef Holder holder = self.credentials.get(key)
+        if holder is None:
+            holder = self.keys.get(hashlib.sha256(key).digest())
+            if holder is not None:
+                self.credentials[key] = holder
+        return holder
+
+    cdef str served_names(self):
+        names = sorted([name.decode() for name in (*self.models, *self.aliases)])
+        return ", ".join(names) or "nothing yet"
+
+    cdef bytes new_request_id(self):
+        cdef char[16] digits
+        cdef int at = 16
+        cdef unsigned long long number = self.n_ids
+        self.n_ids += 1
+        while at:
+            at -= 1
+            digits[at] = b"0123456789abcdef"[number & 15]
+            number >>= 4
+        return self.id_prefix + digits[8:16]
+
+    cdef bint is_full(self) noexcept nogil:
+        return self.counts[<int>Count.BUFFERED_BYTES] >= self.buffered_bytes
+
+    def tick(self):
+        """Serve deadlines and housekeeping; every 100 ms, by the worker."""
+        cdef double now = now_s()
+        cdef int64_t* counts = self.counts
+        # A tick that comes late tells how long the loop was held up.
+        observe(counts + <int>Area.LOOP_LAG, short_bounds_s(),
+                max(0.0, now - self.last_tick_s - self.wheel.tick_s))
+        counts[<int>Count.TICKS] += 1
+        self.wheel.turn(now)
+        if self.starved and not self.is_full():
+            starved, self.starved = self.starved, []
+            for session in starved:
+                session.resume_body()
+        if counts[<int>Count.TICKS] % 10 == 0:
+            self.budget.tick(counts[<int>Count.ACCEPTED])
+            self.date = formatdate(usegmt=True).encode()
+            for pool in self.pools:
+                if pool is not None:
+                    pool.expire(now)
+        self.last_tick_s = now
+
+    def condemn(self, int slot, unsigned int generation, str why, bint hung):
+        """An endpoint was declared dead or hung: see messages.Condemn."""
+        pool = self.pools[slot]
+        if pool is not None and pool.generation == generation:
+            pool.drop_idle()
+        for session in list(self.sessions):
+            session.condemn(slot, generation, why, hung)
+
+    def drain(self):
+        """No new work: idle connections end now, the others after their response."""
+        self.draining = True
+        for session in list(self.sessions):
+            session.drain()
+
+    def cut(self):
+        """The grace is over: end what runs with the dialect's error."""
+        for session in list(self.sessions):
+            session.cut()
+
+    def made(self, str response, int slot, unsigned int generation):
+        """Remember which endpoint holds a response."""
+        self.responses[response] = (slot, generation)
+        if len(self.responses) > MAX_RESPONSES:
+            self.responses.popitem(last=False)
+
+    @property
+    def under_way(self):
+        """Open client connections."""
+        return len(self.sessions)
+
+    def take_access(self):
+        """Access log lines since the last call, as JSON."""
+        encode = msgspec.json.Encoder().encode
+        records, self.access = self.access, []
+        return [encode(record) for record in records]

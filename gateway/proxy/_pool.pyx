@@ -1,0 +1,149 @@
+"""See _pool.pxd."""
+
+import asyncio
+import ssl
+from collections import deque
+
+from engines.kind import KINDS
+
+from gateway._shared cimport Area, Count, EndpointWord
+from gateway.proxy._plane cimport Plane, now_s
+from gateway.proxy._upstream cimport Sink, Upstream
+
+
+cdef class Pool:
+    """Made by the plane for each endpoint of a Fleet; closed when the endpoint leaves it."""
+
+    def __init__(self, Plane plane, endpoint):
+        cdef int slot = endpoint.slot
+        self.plane = plane
+        self.endpoint = endpoint
+        self.slot = slot
+        self.generation = endpoint.generation
+        self.name = endpoint.name.encode()
+        lines = f"Host: {endpoint.host}\r\n"
+        if endpoint.api_key:
+            lines += f"Authorization: Bearer {endpoint.api_key}\r\n"
+        self.host_line = lines.encode()
+        self.has_api_key = bool(endpoint.api_key)
+        self.path_prefix = endpoint.path_prefix.encode()
+        self.dying_answers = KINDS[endpoint.kind].dying_answers
+        self.words = (
+            plane.counts + <int>Area.ENDPOINTS + slot * <int>Area.ENDPOINT_WIDTH
+        )
+        self.load = plane.table.cell(plane.column, slot)
+        self.idle = []
+        self.waiters = deque()
+        self.dials = set()
+        self.tls = None
+        if endpoint.tls:
+            self.tls = ssl.create_default_context(cafile=endpoint.ca_file or None)
+
+    cdef Upstream take(self, Sink sink, bint fresh):
+        cdef Upstream upstream
+        if not fresh and self.idle:
+            upstream = self.idle.pop()
+            return upstream
+        self.waiters.append(sink)
+        self.plane.counts[<int>Count.WAITING_FOR_DIAL] += 1
+        task = self.plane.loop.create_task(self._dial())
+        self.dials.add(task)
+        task.add_done_callback(self.dials.discard)
+        return None
+
+    cdef int give(self, Upstream upstream) except -1:
+        upstream.let_go()
+        return self._offer(upstream)
+
+    cdef int _offer(self, Upstream upstream) except -1:
+        cdef Sink sink
+        if upstream.closed:
+            return 0
+        if self.waiters:
+            # `fresh` waiters too: a connection that was just given back has been seen to work.
+            sink = self.waiters.popleft()
+            self._connected(sink, upstream)
+        elif self.closed or len(self.idle) >= self.plane.idle_connections:
+            upstream.abort()
+        else:
+            upstream.idle_since_s = now_s()
+            self.idle.append(upstream)
+        return 0
+
+    cdef int leave(self, Sink sink) except -1:
+        if sink in self.waiters:
+            self.waiters.remove(sink)
+            self.plane.counts[<int>Count.WAITING_FOR_DIAL] -= 1
+        return 0
+
+    cdef int _connected(self, Sink sink, Upstream upstream) except -1:
+        self.plane.counts[<int>Count.WAITING_FOR_DIAL] -= 1
+        try:
+            sink.on_connection(upstream)
+        except Exception as error:
+            sink.on_error(error)
+        return 0
+
+    async def _dial(self):
+        """Open one connection, for the waiter that is first by then."""
+        cdef Upstream upstream
+        cdef Sink sink
+        self.words[<int>EndpointWord.E_DIALS] += 1
+        try:
+            async with asyncio.timeout(self.plane.connect_s):
+                _, protocol = await self.plane.loop.create_connection(
+                    self._make, self.endpoint.address, self.endpoint.port, ssl=self.tls,
+                    server_hostname=self.endpoint.server_name or None if self.tls else None,
+                )
+        except (OSError, TimeoutError) as error:
+            self.words[<int>EndpointWord.E_DIALS_FAILED] += 1
+            self.load.dials_in_row += 1
+            if self.waiters:
+                sink = self.waiters.popleft()
+                self.plane.counts[<int>Count.WAITING_FOR_DIAL] -= 1
+                try:
+                    sink.on_dial_failed(_why(error))
+                except Exception as failure:
+                    sink.on_error(failure)
+            return
+        self.load.dials_in_row = 0
+        upstream = protocol
+        self._offer(upstream)
+
+    def _make(self):
+        return Upstream(self.plane, self)
+
+    def forget(self, Upstream upstream):
+        """An idle connection has gone."""
+        if upstream in self.idle:
+            self.idle.remove(upstream)
+
+    def expire(self, double now):
+        """Close what has been idle for longer than the engine would keep it."""
+        cdef Upstream upstream
+        cdef double limit = now - <double>self.endpoint.keep_alive_s
+        while self.idle:
+            upstream = self.idle[0]
+            if upstream.idle_since_s > limit:
+                break
+            del self.idle[0]
+            upstream.abort()
+
+    def drop_idle(self):
+        """The endpoint was declared dead: its kept connections are not worth a try."""
+        cdef Upstream upstream
+        idle, self.idle = self.idle, []
+        for upstream in idle:
+            upstream.abort()
+
+    def close(self):
+        """The endpoint has left the fleet: keep nothing; exchanges that run go on."""
+        self.closed = True
+        self.drop_idle()
+
+
+def _why(error):
+    """A dial's failure in a few words."""
+    if isinstance(error, TimeoutError):
+        return "no connection in time"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

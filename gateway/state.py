@@ -1,0 +1,108 @@
+"""The control process's knowledge as plain data, bounded and without secrets."""
+
+import time
+from typing import Any
+
+from gateway._shared import Count, Shared
+from gateway.config import Config
+from gateway.fleet import Fleet
+from gateway.prober import Watch
+from gateway.supervisor import Supervisor
+from router import Table
+
+__all__ = ["describe_endpoint", "describe_models", "describe_workers", "requests_under_way"]
+
+
+def describe_endpoint(watch: Watch, table: Table, now_s: float) -> dict[str, Any]:
+    """One endpoint: place, state and why, load, its own numbers, what changed last."""
+    member, health, scrape = watch.member, watch.health, watch.scrape
+    load = table.load(member.slot)
+    last_event_s = load.pop("last_event_s")  # type: ignore[misc]
+    return {
+        "name": member.name,
+        "url": member.url.base,
+        "kind": member.engine.kind,
+        "source": member.source,
+        "address": member.address,
+        "slot": member.slot,
+        "generation": member.generation,
+        "state": health.state.name.lower(),
+        "reason": health.reason,
+        "since_s": round(now_s - health.since_s, 3),
+        "share": round(health.share(now_s), 3),
+        "leaving": member.leaving,
+        "last_probe": watch.last_probe,
+        "models": None if member.models is None else sorted(member.models),
+        "load": {
+            **load,
+            "last_event_ago_s": round(now_s - last_event_s, 3) if last_event_s else None,
+        },
+        "engine": None
+        if scrape is None
+        else {
+            "running": scrape.running,
+            "waiting": scrape.waiting,
+            "kv_usage": scrape.kv_usage,
+            "generation_tokens": scrape.generation_tokens,
+            "prompt_tokens": scrape.prompt_tokens,
+            "age_s": round(now_s - watch.scrape_s, 3),
+        },
+        "transitions": [
+            {
+                "time": round(when, 3),
+                "from": change.old.name.lower(),
+                "to": change.new.name.lower(),
+                "cause": change.cause.name.lower(),
+                "reason": change.reason,
+            }
+            for when, change in watch.history
+        ],
+    }
+
+
+def describe_models(fleet: Fleet, config: Config) -> dict[str, Any]:
+    """Models and who lists them, aliases and where they lead."""
+    holders: dict[str, list[str]] = {}
+    for member in fleet.members.values():
+        for name in member.models or {}:
+            holders.setdefault(name, []).append(member.name)
+    return {
+        "complete": fleet.is_complete(),
+        "models": {name: sorted(holders[name]) for name in sorted(holders)},
+        "aliases": config.aliases(),
+    }
+
+
+def describe_workers(supervisor: Supervisor, shared: Shared) -> list[dict[str, Any]]:
+    """One entry per worker, from its column of the counts."""
+    return [
+        {
+            "worker": worker.index,
+            "pid": worker.pid,
+            "ready": worker.is_ready,
+            "starts": worker.starts,
+            "uptime_s": round(time.monotonic() - worker.started_s, 3) if worker.pid else None,
+            "client_connections": _open(
+                shared, worker.index, Count.CLIENT_OPENED, Count.CLIENT_CLOSED
+            ),
+            "upstream_connections": _open(
+                shared, worker.index, Count.UPSTREAM_OPENED, Count.UPSTREAM_CLOSED
+            ),
+            "requests_under_way": requests_under_way(shared, worker.index),
+            "buffered_bytes": shared.count(Count.BUFFERED_BYTES, worker.index),
+            "waiting_for_dial": shared.count(Count.WAITING_FOR_DIAL, worker.index),
+        }
+        for worker in supervisor.workers
+    ]
+
+
+def requests_under_way(shared: Shared, worker: int | None = None) -> int:
+    """Accepted and not ended; of one worker, or of all."""
+    ended = (Count.COMPLETED, Count.CANCELLED, Count.FAILED, Count.REFUSED)
+    return shared.count(Count.ACCEPTED, worker) - sum(
+        shared.count(count, worker) for count in ended
+    )
+
+
+def _open(shared: Shared, worker: int, opened: Count, closed: Count) -> int:
+    return shared.count(opened, worker) - shared.count(closed, worker)

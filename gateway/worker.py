@@ -1,0 +1,198 @@
+"""The data worker: composition root of the process that carries requests, and nothing else.
+
+`python -m gateway.worker --fd-shared N --fd-control N --fd-listen N --index I --workers W` is how
+the supervisor starts it; it serves once the first `Fleet` has come, and exits when the control
+process goes or when it has drained.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+import ssl
+
+import uvloop
+
+from gateway._shared import Shared
+from gateway.channel import Channel
+from gateway.messages import Access, Condemn, Drain, Drained, Fleet, FromWorker, Made, Ready, ToWorker
+from gateway.proxy._plane import Plane, keep_freed_memory
+from gateway.proxy._pool import Pool
+from gateway.proxy._session import Session
+
+__all__ = ["Worker", "main"]
+
+TICK_S = 0.1
+# Connections that the kernel holds for us while the loop is busy.
+BACKLOG = 4096
+# Young objects before the collector looks: sessions are freed by reference counts, the collector
+# is for cycles, of which the data path makes none on its own.
+GC_THRESHOLD = 50_000
+
+# Larger bodies than this are rare enough to be mapped anew each time.
+REUSED_BLOCK_BYTES = 2 << 20
+
+log = logging.getLogger("headgate.worker")
+
+
+class Worker:
+    """Serves one listening socket with one plane, as the control process orders."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        shared: Shared,
+        index: int,
+        listener: socket.socket,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self.plane = Plane(loop, shared, index, Pool)
+        self._loop = loop
+        self._listener = listener
+        self._tls = tls
+        self._server: asyncio.AbstractServer | None = None
+        self._channel: Channel[FromWorker, ToWorker] | None = None
+        self._drain: asyncio.Task[None] | None = None
+        self._done = asyncio.Event()
+
+    async def run(self, control: socket.socket) -> None:
+        """Serve until drained, or until the control process has gone."""
+        self._channel = await Channel.to_control(control)
+        self.plane.on_made = self._made
+        self.plane.fetch_metrics = self._fetch_metrics
+        orders = asyncio.create_task(self._obey())
+        self._tick()
+        await self._done.wait()
+        orders.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await orders
+        await self._channel.close()
+
+    def _tick(self) -> None:
+        self.plane.tick()
+        if self.plane.access and self._channel is not None:
+            self._channel.send(Access(self.plane.take_access()))
+        if not self._done.is_set():
+            self._loop.call_later(TICK_S, self._tick)
+
+    async def _obey(self) -> None:
+        assert self._channel is not None
+        async for order in self._channel:
+            if isinstance(order, Fleet):
+                self.plane.apply(order)
+                if self._server is None and self._drain is None:
+                    await self._listen()
+            elif isinstance(order, Condemn):
+                self.plane.condemn(order.slot, order.generation, order.why, order.hung)
+            elif isinstance(order, Made):
+                self.plane.made(order.response, order.slot, order.generation)
+            elif isinstance(order, Drain):
+                if self._drain is not None:
+                    self._drain.cancel()
+                self._drain = asyncio.create_task(self._drain_out(order))
+        # Nobody owns us any more: a worker without its control process would never end.
+        self._done.set()
+
+    async def _listen(self) -> None:
+        assert self._channel is not None
+        self._server = await self._loop.create_server(
+            lambda: Session(self.plane), sock=self._listener, ssl=self._tls, backlog=BACKLOG
+        )
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD, 20, 100)
+        self._channel.send(Ready(os.getpid()))
+
+    async def _drain_out(self, order: Drain) -> None:
+        assert self._channel is not None
+        await asyncio.sleep(order.pre_stop_s)
+        if self._server is not None:
+            self._server.close()
+        self.plane.drain()
+        deadline_s = self._loop.time() + order.grace_s
+        while self.plane.under_way and self._loop.time() < deadline_s:
+            await asyncio.sleep(0.02)
+        if self.plane.under_way:
+            self.plane.cut()
+            # What was said last shall reach the clients that read.
+            for _ in range(50):
+                if not self.plane.under_way:
+                    break
+                await asyncio.sleep(0.02)
+        self.plane.tick()
+        if self.plane.access:
+            self._channel.send(Access(self.plane.take_access()))
+        self._channel.send(Drained())
+        await self._channel.flush()
+        self._done.set()
+
+    def _made(self, response: str, slot: int, generation: int) -> None:
+        if self._channel is not None:
+            self._channel.send(Made(response, slot, generation))
+
+    async def _fetch_metrics(self) -> bytes:
+        """The control process's own answer to GET /metrics; OSError if it does not answer."""
+        admin = self.plane.settings.admin_address
+        if not admin:
+            raise OSError("the admin listener's address is not known")
+        host, _, port = admin.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            writer.write(b"GET /metrics HTTP/1.0\r\nHost: " + admin.encode() + b"\r\n\r\n")
+            head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
+        finally:
+            writer.close()
+        if b" 200 " not in head.split(b"\r\n", 1)[0]:
+            raise OSError("the admin listener refused")
+        return body
+
+
+def main() -> None:
+    """Entry point of the worker process."""
+    parser = argparse.ArgumentParser(prog="gateway.worker")
+    for name in ("fd-shared", "fd-control", "fd-listen", "index", "workers"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--tls-cert")
+    parser.add_argument("--tls-key")
+    parser.add_argument("--log-level", default="INFO")
+    arguments = parser.parse_args()
+    logging.basicConfig(
+        level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # The control process decides when we stop: a terminal's Ctrl-C goes to the whole group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _raise_file_limit()
+    keep_freed_memory(REUSED_BLOCK_BYTES)
+    tls = None
+    if arguments.tls_cert:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(arguments.tls_cert, arguments.tls_key)
+    uvloop.run(_serve(arguments, tls))
+
+
+async def _serve(arguments: argparse.Namespace, tls: ssl.SSLContext | None) -> None:
+    worker = Worker(
+        asyncio.get_running_loop(),
+        Shared(arguments.fd_shared, arguments.workers),
+        arguments.index,
+        socket.socket(fileno=arguments.fd_listen),
+        tls,
+    )
+    await worker.run(socket.socket(fileno=arguments.fd_control))
+
+
+def _raise_file_limit() -> None:
+    """Two descriptors per stream: take all that the system allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+if __name__ == "__main__":
+    main()

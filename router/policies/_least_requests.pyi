@@ -1,0 +1,3 @@
+from router._table import Policy
+
+class LeastRequests(Policy): ...

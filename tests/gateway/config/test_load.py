@@ -1,0 +1,237 @@
+"""Reading the configuration: what is right, and the exact words for what is wrong."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import trustme
+
+from gateway.config import Config, ConfigError, Secret, load, show
+from gateway.messages import Choice, Key, Settings
+
+DIGEST = hashlib.sha256(b"hg-x").hexdigest()
+
+
+@pytest.fixture
+def in_folder(tmp_path, monkeypatch):
+    """Write the file, read it back by its bare name, so that error texts are the same anywhere."""
+    monkeypatch.chdir(tmp_path)
+
+    def read(text, env=None, flags=None):
+        Path("h.yaml").write_text(text, encoding="utf-8")
+        return load("h.yaml", env or {}, flags)
+
+    return read
+
+
+def test_nothing_configured_is_the_defaults():
+    assert load(None, {}) == Config()
+    assert Config().to_settings() == Settings()
+
+
+def test_an_empty_file_and_empty_keys_are_the_defaults(in_folder):
+    assert in_folder("") == Config()
+    assert in_folder("listen:\nengines:\nmodels:\nadmin:\n  token:\n") == Config()
+
+
+def test_every_key_reaches_its_place(in_folder):
+    config = in_folder(
+        f"""
+        engines: [{{url: "https://a/x/v1", kind: sglang, name: a, api_key: env:KEY}}]
+        models:
+          fast: {{alias_of: small}}
+          split: {{split: {{small: 9, large: 1}}, usage: exact}}
+        keys: [{{name: team, digest: "sha256:{DIGEST.upper()}", models: [fast], usage: exact}}]
+        limits: {{body_bytes: 1000}}
+        timeouts: {{event_s: 7}}
+        """,
+        {"KEY": "s3cret"},
+    )
+    assert config.engines[0].api_key == Secret("s3cret")
+    assert config.aliases() == {"fast": {"small": 1.0}, "split": {"small": 9, "large": 1}}
+    assert config.to_keys() == [Key("team", bytes.fromhex(DIGEST), ["fast"], "exact")]
+    settings = config.to_settings("127.0.0.1:1")
+    assert (settings.body_bytes, settings.event_s) == (1000, 7.0)
+    assert settings.usage_by_model == {"split": "exact"}
+    assert settings.admin_address == "127.0.0.1:1"
+    assert Choice("small").weight == 1.0
+
+
+def test_flags_win_over_environment_over_file(in_folder):
+    env = {
+        "HEADGATE_PORT": "2",
+        "HEADGATE_ADMIN_PORT": "3",
+        "HEADGATE_LIMITS__BODY_BYTES": "5",
+        "HEADGATE_DECISION_HEADER": "true",
+        "HEADGATE_ENGINES": "sglang=http://a:1, http://b",
+        "HEADGATE_ADMIN_TOKEN": "12345",
+        "HEADGATE_POLICY": "",
+    }
+    config = in_folder("listen: {port: 1, host: '::1'}\n", env, {"--port": ("listen.port", 4)})
+    assert (config.listen.port, config.listen.host, config.admin.port) == (4, "::1", 3)
+    assert config.limits.body_bytes == 5
+    assert config.decision_header is True
+    assert [(e.kind, e.url) for e in config.engines] == [
+        ("sglang", "http://a:1"),
+        ("vllm", "http://b"),
+    ]
+    assert config.admin.token.reveal() == "12345"
+
+
+def test_an_engine_may_be_a_mere_url(in_folder):
+    config = in_folder("engines: [http://a, 'sglang=http://b', {url: 'http://c'}]")
+    assert [engine.kind for engine in config.engines] == ["vllm", "sglang", "vllm"]
+
+
+def test_a_service_variable_of_kubernetes_is_no_port():
+    assert load(None, {"HEADGATE_PORT": "tcp://10.0.0.1:8080"}).listen.port == 8080
+
+
+def test_secrets_come_from_files_and_are_never_shown(in_folder, tmp_path):
+    (tmp_path / "token").write_text("abc\n")
+    config = in_folder("admin: {token: 'file:token'}\nengines: [{url: 'http://a', api_key: k}]")
+    assert config.admin.token.reveal() == "abc"
+    assert show(config)["admin"]["token"] == "***"
+    assert show(config)["engines"][0]["api_key"] == "***"
+    assert show(Config())["admin"]["token"] == ""
+    assert "abc" not in repr(config)
+
+
+WRONG = [
+    ("listen: {prot: 1}", "listen.prot: unknown key; did you mean 'port'?"),
+    (
+        "drain: {xyzzy: 1}",
+        "drain.xyzzy: unknown key; known here: pre_stop_s, grace_s",
+    ),
+    ("enginez: []", "enginez: unknown key; did you mean 'engines'?"),
+    ("listen: {port: 70000}", "listen.port: expected a whole number from 0 to 65535, got 70000"),
+    ("listen: {port: '80'}", "listen.port: expected a whole number from 0 to 65535, got '80'"),
+    ("listen: {port: yes}", "listen.port: expected a whole number from 0 to 65535, got True"),
+    ("listen: 5", "listen: expected a mapping, got 5"),
+    ("engines: http://a", "engines: expected a list, got 'http://a'"),
+    ("engines: [{}]", "engines[0].url: missing; expected text"),
+    ("engines: [5]", "engines[0]: expected a mapping, got 5"),
+    (
+        "engines: [{url: 'http://a', kind: vlm}]",
+        "engines[0].kind: expected one of vllm, sglang, openai, got 'vlm'",
+    ),
+    (
+        "engines: [{url: 'ftp://a'}]",
+        "engines[0].url: expected http[s]://host[:port][/prefix], got 'ftp://a'",
+    ),
+    (
+        "engines: [{url: 'http://a:99999'}]",
+        "engines[0].url: expected http[s]://host[:port][/prefix], got 'http://a:99999': "
+        "Port out of range 0-65535",
+    ),
+    (
+        "engines: [{url: 'http://u:p@a'}]",
+        "engines[0].url: expected http[s]://host[:port][/prefix], got 'http://u:p@a': "
+        "no user, query, fragment or port 0 (give `api_key` instead)",
+    ),
+    (
+        "engines: [{url: 'http://a'}, {url: 'http://a/v1'}]",
+        "engines: two are called 'a:80'; give each its own `name`",
+    ),
+    (
+        "engines: [{url: 'https://a', ca_file: nope.pem}]",
+        "engines[0].ca_file: there is no file nope.pem",
+    ),
+    (
+        "engines: [{url: 'http://a', api_key: env:NOPE}]",
+        "engines[0].api_key: the environment variable NOPE is not set",
+    ),
+    (
+        "admin: {token: file:nope}",
+        "admin.token: the file nope cannot be read: No such file or directory",
+    ),
+    (
+        "admin: {token: 5}",
+        "admin.token: expected text, env:NAME or file:PATH (put a number in quotes)",
+    ),
+    ("workers: 0", "workers: expected a whole number from 1 to 64, got 0"),
+    ("health: {interval_s: 0}", "health.interval_s: expected a number above 0, got 0"),
+    ("health: {interval_s: .inf}", "health.interval_s: expected a finite number, got inf"),
+    ("limits: {body_bytes: 0}", "limits.body_bytes: expected a whole number, 1 or more, got 0"),
+    ("decision_header: 1", "decision_header: expected true or false, got 1"),
+    ("usage: exakt", "usage: expected one of observe, exact, got 'exakt'"),
+    ("policy: best", "policy: expected one of least-requests, round-robin, got 'best'"),
+    ("paths: [x]", "paths[0]: expected text like ^/, got 'x'"),
+    ("models: {5: {}}", "models.5: the key is not text; put it in quotes"),
+    ("models: {a: {split: {b: 0}}}", "models.a.split.b: expected a number above 0, got 0"),
+    ("models: {a: {split: {}}}", "models.a.split: names no model"),
+    (
+        "models: {a: {split: {b: 1}, alias_of: b}}",
+        "models.a: has both `split` and `alias_of`; keep one",
+    ),
+    (
+        "models: {a: {alias_of: a}}",
+        "models.a: points to itself; an alias names real models",
+    ),
+    (
+        "models: {a: {alias_of: b}, b: {alias_of: c}}",
+        "models.a: points to the alias 'b'; an alias names real models",
+    ),
+    (
+        "keys: [{name: a, digest: abc}]",
+        "keys[0].digest: expected text like ^(sha256:)?[0-9a-fA-F]{64}$, got 'abc'",
+    ),
+    (
+        f"keys: [{{name: a, digest: {DIGEST}}}, {{name: b, digest: {DIGEST.upper()}}}]",
+        f"keys: two have the digest {DIGEST[:12]}...",
+    ),
+    (
+        "listen: {tls_cert: h.yaml}",
+        "listen.tls_key: missing; HTTPS needs both tls_cert and tls_key",
+    ),
+    ("admin: {port: 8080}", "admin.port: 8080 is listen.port already; choose another"),
+]
+
+
+@pytest.mark.parametrize(("text", "error"), WRONG)
+def test_what_is_wrong_is_said(in_folder, text, error):
+    with pytest.raises(ConfigError) as caught:
+        in_folder(text)
+    assert caught.value.errors == [f"h.yaml: {error}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("a: [", "h.yaml: is not YAML: "),
+        ("workers: 1\nworkers: 2", "h.yaml: is not YAML: the key 'workers' is given twice"),
+        ("- a", "h.yaml: expected a mapping at the top, got list"),
+    ],
+)
+def test_a_file_that_is_none(in_folder, text, error):
+    with pytest.raises(ConfigError) as caught:
+        in_folder(text)
+    assert caught.value.errors[0].startswith(error)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(ConfigError, match=r"/none: cannot be read: No such file or directory"):
+        load(f"{tmp_path}/none", {})
+
+
+def test_everything_wrong_is_told_at_once(in_folder):
+    env = {"HEADGATE_WORKERS": "two", "HEADGATE_NO__SUCH": "1"}
+    with pytest.raises(ConfigError) as caught:
+        in_folder("usage: x\nhealth: {stall: 1}\n", env, {"--port": ("listen.port", -1)})
+    assert caught.value.errors == [
+        "HEADGATE_NO__SUCH: there is no key no.such",
+        "HEADGATE_WORKERS: expected a whole number from 1 to 64, got 'two'",
+        "--port: expected a whole number from 0 to 65535, got -1",
+        "h.yaml: usage: expected one of observe, exact, got 'x'",
+        "h.yaml: health.stall: unknown key; did you mean 'stall_s'?",
+    ]
+
+
+def test_a_certificate_is_tried_with_its_key(in_folder, tmp_path):
+    one, other = trustme.CA().issue_cert("a"), trustme.CA().issue_cert("b")
+    one.cert_chain_pems[0].write_to_path("cert.pem")
+    one.private_key_pem.write_to_path("key.pem")
+    other.private_key_pem.write_to_path("wrong.pem")
+    assert in_folder("listen: {tls_cert: cert.pem, tls_key: key.pem}").listen.tls_key == "key.pem"
+    with pytest.raises(ConfigError, match="cannot be used with tls_key"):
+        in_folder("listen: {tls_cert: cert.pem, tls_key: wrong.pem}")

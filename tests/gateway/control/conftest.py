@@ -1,0 +1,124 @@
+"""Doubles for the control process: an engine on a real socket, and a worker's load cells."""
+
+import asyncio
+import ctypes
+import json
+import mmap
+import time
+
+import pytest
+
+from gateway._shared import Area, Shared
+
+MAX_SLOTS = 1024
+ROW_BYTES = 12
+
+
+class EngineDouble:
+    """Health, model list and metrics as told, over real HTTP. Use inside a loop."""
+
+    def __init__(self):
+        self.health = 200
+        self.models = ["m"]
+        self.models_status = 200
+        self.metrics = ""
+        self.hang = set()
+        """Paths that never answer."""
+        self.asked = []
+        """(path, head) of every request."""
+        self.port = 0
+        self._server = None
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self, ssl=None):
+        self._server = await asyncio.start_server(
+            self._answer, "127.0.0.1", self.port, ssl=ssl, reuse_address=True
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def stop(self):
+        self._server.close()
+        await asyncio.sleep(0)
+
+    async def _answer(self, reader, writer):
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            path = head.split(" ")[1]
+            self.asked.append((path, head))
+            if path in self.hang:
+                await reader.read()
+                return
+            status, body = self._page(path)
+            writer.write(
+                f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+            )
+            await writer.drain()
+        except (asyncio.IncompleteReadError, OSError):
+            pass
+        finally:
+            writer.close()
+
+    def _page(self, path):
+        if path == "/health":
+            return self.health, ""
+        if path == "/v1/models":
+            data = [{"id": name, "object": "model"} for name in self.models]
+            return self.models_status, json.dumps({"object": "list", "data": data})
+        return (200, self.metrics) if path == "/metrics" else (404, "")
+
+    def count(self, path):
+        return sum(asked == path for asked, _ in self.asked)
+
+
+class Cell(ctypes.Structure):
+    """`Load` of router/_table.pxd."""
+
+    _fields_ = [
+        ("in_flight", ctypes.c_int32),
+        ("producing", ctypes.c_int32),
+        ("failures_in_row", ctypes.c_int32),
+        ("dials_in_row", ctypes.c_int32),
+        ("last_event_s", ctypes.c_double),
+        ("successes", ctypes.c_int64),
+    ]
+
+
+class Pen:
+    """Writes what workers write: counters and load cells."""
+
+    def __init__(self, shared):
+        n = shared.n_workers
+        memory = mmap.mmap(shared.fd, Shared.size(n))
+        column, slots = 8 * int(Area.COLUMN), Cell * MAX_SLOTS
+        words, cells = ctypes.c_int64 * int(Area.COLUMN), column * n + ROW_BYTES * MAX_SLOTS
+        self.words = [words.from_buffer(memory, column * w) for w in range(n)]
+        size = ctypes.sizeof(slots)
+        self.cells = [slots.from_buffer(memory, cells + size * w) for w in range(n)]
+
+
+async def until(condition, within_s=5.0):
+    """Wait for a condition; how long it took."""
+    start_s = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start_s < within_s, "it did not come to pass"
+        await asyncio.sleep(0.005)
+    return time.monotonic() - start_s
+
+
+@pytest.fixture(name="until")
+def until_fixture():
+    return until
+
+
+@pytest.fixture
+def engine_double():
+    return EngineDouble
+
+
+@pytest.fixture
+def pen():
+    return Pen
