@@ -1,10 +1,10 @@
 """Read the few samples that matter out of an engine's Prometheus text, and nothing else.
 
-A vLLM page has 700 lines and more, of which five are wanted: lines are compared by their name
-before anything is parsed. What is missing or malformed is None, never 0.
+A vLLM page has 700 lines and more, of which five are wanted: they are searched for, and nothing
+else is looked at. What is missing or malformed is None, never 0.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from engines.habits import MetricNames
@@ -28,29 +28,32 @@ class Scrape:
 
 def read_metrics(text: str, names: MetricNames) -> Scrape:
     """The samples of `names` in a Prometheus or OpenMetrics page. Never raises."""
-    wanted = {name for field in _FIELDS for name in getattr(names, field)}
-    found: dict[str, list[float]] = {}
-    for line in text.splitlines():
-        name = line[: _name_end(line)]
-        if name in wanted:
-            value = _value(line)
-            if value is not None:
-                found.setdefault(name, []).append(value)
     return Scrape(
-        running=_first(found, names.running),
-        waiting=_first(found, names.waiting),
-        kv_usage=_first(found, names.kv_usage, largest=True),
-        generation_tokens=_first(found, names.generation_tokens),
-        prompt_tokens=_first(found, names.prompt_tokens),
+        running=_first(text, names.running),
+        waiting=_first(text, names.waiting),
+        kv_usage=_first(text, names.kv_usage, largest=True),
+        generation_tokens=_first(text, names.generation_tokens),
+        prompt_tokens=_first(text, names.prompt_tokens),
     )
 
 
-_FIELDS = ("running", "waiting", "kv_usage", "generation_tokens", "prompt_tokens")
+def _first(text: str, names: Iterable[str], *, largest: bool = False) -> float | None:
+    for name in names:
+        found = [value for line in _lines(text, name) if (value := _value(line)) is not None]
+        if found:
+            return max(found) if largest else sum(found)
+    return None
 
 
-def _name_end(line: str) -> int:
-    ends = [end for end in (line.find("{"), line.find(" ")) if end >= 0]
-    return min(ends, default=len(line))
+def _lines(text: str, name: str) -> Iterator[str]:
+    """The lines whose sample has this very name."""
+    start = 0
+    while (start := text.find(name, start)) >= 0:
+        end = start + len(name)
+        if (start == 0 or text[start - 1] == "\n") and text[end : end + 1] in ("{", " "):
+            stop = text.find("\n", end)
+            yield text[start:] if stop < 0 else text[start:stop]
+        start = end
 
 
 def _value(line: str) -> float | None:
@@ -63,12 +66,3 @@ def _value(line: str) -> float | None:
     except (IndexError, ValueError):
         return None
     return value if value == value and abs(value) != float("inf") else None
-
-
-def _first(
-    found: dict[str, list[float]], names: Iterable[str], *, largest: bool = False
-) -> float | None:
-    for name in names:
-        if name in found:
-            return max(found[name]) if largest else sum(found[name])
-    return None

@@ -166,10 +166,9 @@ class _Routes:
         return JSONResponse(self._describe(self._watch(request)))
 
     async def add_endpoint(self, request: Request) -> Response:
-        body = await request.body()
         reader = Reader("body", {})
         try:
-            data = msgspec.json.decode(body)
+            data = msgspec.json.decode(await _body(request))
         except msgspec.DecodeError as error:
             raise HTTPException(400, f"The body is not JSON: {error}") from None
         # From the network no env: and file:, or a token holder could read files through a header.
@@ -247,6 +246,16 @@ class _Routes:
             names = ", ".join(sorted(self._control.fleet.members)) or "none"
             raise HTTPException(404, f"There is no endpoint '{name}'. There are: {names}.")
         return self._control.prober.watches[member.slot]
+
+
+async def _body(request: Request) -> bytes:
+    pieces, size = [], 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > BODY_BYTES:
+            raise HTTPException(413, f"The body is larger than {BODY_BYTES} bytes.")
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 _TYPES = {404: "invalid_request_error", 405: "invalid_request_error", 409: "conflict_error"}

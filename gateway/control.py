@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 import uvloop
 
@@ -31,7 +32,9 @@ __all__ = ["Control", "run"]
 log = logging.getLogger("headgate")
 
 # Keys that sockets and processes were made from: they wait for the next start.
-FIXED = ("listen", "admin", "workers", "access_log")
+FIXED = ("listen", "admin.host", "admin.port", "workers", "access_log")
+# The lists of a thousand engines arrive in one second at start: not a fleet for each of them.
+PUBLISH_DELAY_S = 0.02
 
 
 def run(config: Config, reload: Callable[[], Config], sims: int = 0) -> int:
@@ -96,7 +99,6 @@ class Control:
             self._listeners,
             _worker_arguments(self.config),
             on_access=self._on_access,
-            on_change=lambda: None,
             module=self._worker_module,
         )
         admin = AdminServer(self, self._admin_socket)
@@ -123,9 +125,9 @@ class Control:
                 self.access_log.close()
 
     def publish(self) -> None:
-        """Send the workers the present fleet; several calls in one turn of the loop are one."""
+        """Send the workers the present fleet within 20 ms; the calls in between are one."""
         if self._publish_handle is None:
-            self._publish_handle = self._loop.call_soon(self._publish)
+            self._publish_handle = self._loop.call_later(PUBLISH_DELAY_S, self._publish)
 
     def _publish(self) -> None:
         self._publish_handle = None
@@ -182,7 +184,7 @@ class Control:
             log.error("reload: the configuration in force stays")
             return
         for name in FIXED:
-            if getattr(fresh, name) != getattr(self.config, name):
+            if attrgetter(name)(fresh) != attrgetter(name)(self.config):
                 log.warning("reload: `%s` has changed; that takes effect at the next start", name)
         self._reconcile(fresh.engines)
         self.config = fresh
@@ -288,10 +290,10 @@ async def _first(wanted: asyncio.Event, other: asyncio.Event) -> bool:
 
 
 def _worker_arguments(config: Config) -> list[str]:
-    listen = config.listen
-    if not listen.tls_cert:
-        return []
-    return ["--tls-cert", listen.tls_cert, "--tls-key", listen.tls_key]
+    arguments, listen = ["--log-level", config.log.level], config.listen
+    if listen.tls_cert:
+        arguments += ["--tls-cert", listen.tls_cert, "--tls-key", listen.tls_key]
+    return arguments
 
 
 def _same_place(one: Engine, other: Engine) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from engines.kind import KINDS
 from gateway import messages
 from gateway.config import Config, Engine, EngineUrl, engine_name, parse_engine_url
 
@@ -112,10 +113,6 @@ class Fleet:
         member.models = new
         return changed
 
-    def at(self, slot: int) -> Member | None:
-        """Who has a slot."""
-        return self._slots[slot].member if slot < len(self._slots) else None
-
     def model_rows(self) -> dict[str, int]:
         """Model name -> row in the shared counters, of all models ever seen."""
         return dict(self._model_rows)
@@ -161,8 +158,6 @@ class Fleet:
 
 
 def _endpoint(member: Member) -> messages.Endpoint:
-    from engines.kind import KINDS
-
     engine, url = member.engine, member.url
     return messages.Endpoint(
         slot=member.slot,

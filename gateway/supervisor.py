@@ -61,8 +61,8 @@ class Worker:
 class Supervisor:
     """All workers. Everything here runs in one event loop.
 
-    `on_access` gets the access log lines, `on_change` is called when a worker gets ready or is
-    lost. `arguments` go to each worker's command line, behind those of the contract.
+    `on_access` gets the access log lines. `arguments` go to each worker's command line, behind
+    the descriptors; `module` is what `python -m` runs.
     """
 
     def __init__(
@@ -71,7 +71,6 @@ class Supervisor:
         listeners: list[socket.socket],
         arguments: list[str],
         on_access: Callable[[Access], None],
-        on_change: Callable[[], None],
         module: str = "gateway.worker",
     ) -> None:
         self.workers = [Worker(index) for index in range(len(listeners))]
@@ -81,7 +80,6 @@ class Supervisor:
         self._listeners = listeners
         self._arguments = arguments
         self._on_access = on_access
-        self._on_change = on_change
         self._module = module
         self._fleet: Fleet | None = None
         self._drain: Drain | None = None
@@ -145,7 +143,10 @@ class Supervisor:
 
     async def _keep(self, worker: Worker) -> None:
         while not self.is_draining:
-            await self._live_once(worker)
+            try:
+                await self._live_once(worker)
+            except OSError as error:  # no memory, no descriptors: perhaps there are next time
+                log.error("worker %d cannot be started: %s", worker.index, error)
             if self.is_draining:
                 return
             if worker.starts >= START_ATTEMPTS and not self._was_ever_ready:
@@ -158,8 +159,12 @@ class Supervisor:
         worker.started_s = time.monotonic()
         worker.starts += 1
         worker.has_drained = False
-        with theirs:
-            worker.process = await self._spawn(worker.index, theirs.fileno())
+        try:
+            with theirs:
+                worker.process = await self._spawn(worker.index, theirs.fileno())
+        except OSError:
+            ours.close()
+            raise
         worker.channel = await Channel.to_worker(ours)
         try:
             if self._fleet is not None:
@@ -197,7 +202,6 @@ class Supervisor:
                     case Ready():
                         worker.is_ready = self._was_ever_ready = True
                         log.info("worker %d is ready (pid %d)", worker.index, message.pid)
-                        self._on_change()
                     case Access():
                         self._on_access(message)
                     case Made():
@@ -232,7 +236,6 @@ class Supervisor:
             log.error(
                 "worker %d (pid %d) %s; %d requests were lost", worker.index, process.pid, how, lost
             )
-        self._on_change()
 
     def _kill(self, worker: Worker) -> None:
         if worker.process is not None and worker.process.returncode is None:

@@ -6,7 +6,7 @@
 from gateway.config.check import engine_name
 from gateway.config.errors import ConfigError
 from gateway.config.load import load
-from gateway.config.schema import Config, Engine, Key
+from gateway.config.schema import Config, Engine
 from gateway.config.secret import Secret
 from gateway.config.show import show
 from gateway.config.url import EngineUrl, parse_engine_url
@@ -16,7 +16,6 @@ __all__ = [
     "ConfigError",
     "Engine",
     "EngineUrl",
-    "Key",
     "Secret",
     "engine_name",
     "load",

@@ -84,7 +84,7 @@ def _from_environment(env: Mapping[str, str]) -> list[tuple[str, str, Any]]:
             continue
         if name in ENVIRONMENT:
             # Kubernetes sets HEADGATE_PORT=tcp://... in every pod beside a Service "headgate".
-            if not (name == "HEADGATE_PORT" and env[name].startswith("tcp://")):
+            if not (name.endswith("_PORT") and env[name].startswith("tcp://")):
                 found.append((name, ENVIRONMENT[name], env[name]))
         elif "__" in name:
             found.append((name, name.removeprefix(PREFIX).lower().replace("__", "."), env[name]))

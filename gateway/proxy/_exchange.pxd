@@ -100,6 +100,8 @@ cdef class Exchange(Sink):
     cdef int on_late(self, double now_s) except -1      # the client's deadline has passed
     cdef int condemn(self, int slot, unsigned int generation, str why, bint hung) except -1
     cdef int cut(self, int reason) except -1
+    # The end of a callback: what was spent in it is our own time.
+    cdef int leave(self) except -1
     # End a request that was never dispatched: answered by us, or given up by its client.
     cdef int over(self, int outcome, int status, int reason, int ending) except -1
     # private
@@ -113,7 +115,6 @@ cdef class Exchange(Sink):
     cdef bytes _head_for_client(self, const char* p, const Head* head)
     cdef bytes _decision(self)
     cdef int _feed(self, bytes data, size_t at) except -1
-    cdef int _leave(self) except -1
     cdef bint _held_back(self, bytes out) except -1
     cdef bint _is_dying(self, int status) except -1
     cdef bint _turned_away(self, bint dying) except -1
@@ -139,3 +140,4 @@ cdef class Exchange(Sink):
     cdef int _log(self, double now, int outcome, int status, int reason) except -1
 
 cdef bytes status_line(int status)
+cdef const char* start_of(object body) noexcept

@@ -8,7 +8,8 @@ from gateway.proxy import retry
 from gateway.proxy.usage import UsageStripper
 from gateway.reasons import REASONS, Reason
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.memoryview cimport PyMemoryView_GET_BUFFER
 from libc.string cimport memcmp
 
 from gateway._shared cimport (
@@ -62,6 +63,15 @@ cdef bytes status_line(int status):
     return line
 
 
+cdef const char* start_of(object body) noexcept:
+    """Where a body's bytes begin: of bytes, or of a view into bytes; None has none."""
+    if body is None:
+        return b""
+    if PyBytes_CheckExact(body):
+        return PyBytes_AS_STRING(body)
+    return <const char*>PyMemoryView_GET_BUFFER(body).buf
+
+
 cdef class Client(Timed):
     cdef int send(self, bytes data) except -1:
         raise NotImplementedError
@@ -95,8 +105,11 @@ cdef class Exchange(Sink):
         return self._dispatch(slot, False)
 
     cdef int _pick(self) except? -2:
+        """The slot to ask next; -1: there is none, or the request has been at enough of them."""
         cdef Ask ask
         cdef int index
+        if self.n_tried == MAX_TRIED:
+            return -1
         if self.pinned >= 0:
             ask.slots = &self.pinned
             ask.n_slots = 1
@@ -122,11 +135,8 @@ cdef class Exchange(Sink):
         cdef Pool pool = self.plane.pools[slot]
         self.slot = slot
         self.pool = pool
-        if self.n_tried < MAX_TRIED:
-            self.tried[self.n_tried] = slot
-            self.n_tried += 1
-        else:
-            self.tried[self.n_dispatches % MAX_TRIED] = slot
+        self.tried[self.n_tried] = slot
+        self.n_tried += 1
         self.n_dispatches += 1
         self.booked = True
         self.producing = self.doomed = False
@@ -142,7 +152,6 @@ cdef class Exchange(Sink):
     cdef int on_connection(self, Upstream upstream) except -1:
         cdef Buffer out = self.plane.scratch
         cdef bint joined = self.body is None or self.body_size <= JOINED_BYTES
-        cdef const unsigned char[::1] view
         self.upstream = upstream
         self.stage = Stage.WAITING
         self.dispatch_s = now_s()
@@ -159,8 +168,7 @@ cdef class Exchange(Sink):
             out.put(b"\r\n", 2)
         out.put(b"\r\n", 2)
         if joined and self.body_size:
-            view = self.body
-            out.put(<const char*>&view[0], view.shape[0])
+            out.put(start_of(self.body), self.body_size)
         self.plane.wheel.set(self.client, self.dispatch_s + self.plane.first_byte_s)
         upstream.send(self, out.take(), None if joined else self.body)
         return 0
@@ -259,10 +267,9 @@ cdef class Exchange(Sink):
             return self._answered(data)
         if not self.doomed:
             self.plane.wheel.set(self.client, self.last_s + self.plane.event_s)
-        return self._leave()
+        return self.leave()
 
-    cdef int _leave(self) except -1:
-        """The end of a callback: what was spent here is our own time."""
+    cdef int leave(self) except -1:
         if self.stage != <int>Stage.IDLE:
             self.own_s += now_s() - self.entered_s
         return 0
@@ -273,13 +280,13 @@ cdef class Exchange(Sink):
             self.pending = self.pending + out
         if self.gathers:
             if not self.relay.ended and len(self.pending) < GATHERED_BYTES:
-                self._leave()
+                self.leave()
                 return True
             if self._turned_away(self._is_dying(self.status)):
                 return True
         elif out is None and not self.relay.ended:
             if self.kind == <int>BodyKind.EVENTS:
-                self._leave()
+                self.leave()
                 return True
         elif self.relay.scanner.failed and self.relay.scanner.n_events == 1:
             # An engine that dies before its first token says so in an event.
@@ -561,7 +568,7 @@ cdef class Exchange(Sink):
                                deaths=self.deaths)
         if verdict == retry.Verdict.GIVE_UP:
             return self._give_up(reason, detail)
-        if verdict == retry.Verdict.SAME_FRESH:
+        if verdict == retry.Verdict.SAME_FRESH and self.n_tried < MAX_TRIED:
             self.refreshed = True
             self.plane.counts[<int>Count.RETRY_REUSED] += 1
             return self._dispatch(self.slot, True)
@@ -669,7 +676,7 @@ cdef class Exchange(Sink):
             self.plane.counts[<int>Count.ACCESS_LOG_DROPPED] += 1
             return 0
         record = {
-            "age_s": now,       # turned into a time of day when it is written
+            "time": now,        # monotonic: Plane.take_access makes it a time of day
             "request_id": self.request_id.decode("latin-1") if self.request_id else None,
             "method": self.method.decode("latin-1") if self.method else None,
             "path": self.target.decode("latin-1") if self.target else None,

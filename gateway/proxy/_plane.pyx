@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from collections import OrderedDict
 from email.utils import formatdate
 
@@ -306,4 +307,7 @@ cdef class Plane:
         """Access log lines since the last call, as JSON."""
         encode = msgspec.json.Encoder().encode
         records, self.access = self.access, []
+        offset_s = time.time() - now_s()
+        for record in records:
+            record["time"] = round(record["time"] + offset_s, 6)
         return [encode(record) for record in records]

@@ -95,7 +95,7 @@ cdef class Pool:
                     self._make, self.endpoint.address, self.endpoint.port, ssl=self.tls,
                     server_hostname=self.endpoint.server_name or None if self.tls else None,
                 )
-        except (OSError, TimeoutError) as error:
+        except Exception as error:      # whatever it is: a waiter must hear of it
             self.words[<int>EndpointWord.E_DIALS_FAILED] += 1
             self.load.dials_in_row += 1
             if self.waiters:

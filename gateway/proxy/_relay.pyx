@@ -45,6 +45,9 @@ cdef class Relay:
     cdef int feed(self, bytes data, size_t at) except? -1000:
         self.out = None
         self.new_events = 0
+        if self.walker.framing == <int>Framing.NO_BODY:
+            self.rest = at
+            return 0
         if self.walker.framing == <int>Framing.LENGTH and self.shape == <int>Shape.AS_SENT:
             return self._feed_length(data, at)
         if self.shape == <int>Shape.AS_SENT:

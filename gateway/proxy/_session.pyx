@@ -30,7 +30,7 @@ from gateway.http._head cimport (
 )
 from gateway.http._write cimport Buffer
 from gateway.proxy._envelope cimport Envelope, Value, is_literal, read_envelope, string_of
-from gateway.proxy._exchange cimport Client, Ending, Exchange, status_line
+from gateway.proxy._exchange cimport Client, Ending, Exchange, start_of, status_line
 from gateway.proxy._plane cimport Holder, Local, Path, Plane, Served, now_s
 
 cdef enum:
@@ -101,8 +101,10 @@ cdef class Session(Client):
             if self.phase == <int>Phase.HEAD:
                 self._append(data)
                 self._advance()
+                self.exchange.leave()
             elif self.phase == <int>Phase.BODY:
                 self._take_body(data, 0)
+                self.exchange.leave()
             elif self.phase == <int>Phase.RUNNING:
                 self._take_ahead(data)
             elif self.phase == <int>Phase.LINGER:
@@ -116,7 +118,10 @@ cdef class Session(Client):
         if self.plane.half_close and self.phase == <int>Phase.RUNNING:
             self.eof = True
             return True
-        return False        # FIN means gone: the transport closes itself, then connection_lost
+        # FIN means gone: nothing that is still in our buffer is worth the engine's time.
+        if self.phase == <int>Phase.RUNNING or self.phase == <int>Phase.BODY:
+            self.transport.abort()
+        return False
 
     def pause_writing(self):
         if self.exchange.stage:
@@ -169,13 +174,15 @@ cdef class Session(Client):
 
     cdef bint _next_head(self) except -1:
         """One step; False: more input is needed, or the connection is done."""
-        cdef const char* p = PyBytes_AS_STRING(self.input) + self.at
-        cdef size_t n = PyBytes_GET_SIZE(self.input) - self.at
+        cdef const char* p
+        cdef size_t n
         cdef Py_ssize_t size
         cdef int fault
-        if n == 0:
+        if self.input is None or self.at == <size_t>PyBytes_GET_SIZE(self.input):
             self._rest()
             return False
+        p = PyBytes_AS_STRING(self.input) + self.at
+        n = PyBytes_GET_SIZE(self.input) - self.at
         size = head_end(p, n, self.seen)
         if size == 0:
             if self.seen == 0:
@@ -441,13 +448,9 @@ cdef class Session(Client):
         """Model, alias, usage and what is forbidden, from a JSON body; False: refused."""
         cdef Exchange exchange = self.exchange
         cdef Envelope envelope
-        cdef const unsigned char[::1] view
-        cdef const char* p = b""
+        cdef const char* p = start_of(exchange.body)
         cdef bytes asked = None
         cdef int fault
-        if self.received:
-            view = exchange.body
-            p = <const char*>&view[0]
         fault = read_envelope(p, self.received, self.plane.json_depth, &envelope)
         if fault < 0:
             self._refuse(Reason.BAD_JSON, (JSON_FAULTS[fault],))
@@ -732,6 +735,7 @@ cdef class Session(Client):
 
     cdef int on_over(self, int ending) except -1:
         self._free_body()
+        self.received = 0
         self.walker.framing = Framing.NO_BODY
         if self.phase == <int>Phase.CLOSED:
             return 0
@@ -741,7 +745,6 @@ cdef class Session(Client):
             return self._advance()
         if ending == <int>Ending.LINGER and self.transport.can_write_eof():
             self.phase = Phase.LINGER
-            self.received = 0
             self.input = None
             self.plane.wheel.set(self, now_s() + LINGER_S)
             self.transport.resume_reading()

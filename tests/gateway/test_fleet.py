@@ -231,7 +231,6 @@ class Slots(RuleBasedStateMachine):
     def slots_are_had_once(self):
         members = self.fleet.members.values()
         assert len({member.slot for member in members}) == len(members)
-        assert all(self.fleet.at(member.slot) is member for member in members)
 
 
 TestSlots = Slots.TestCase

@@ -2,11 +2,16 @@
 
 import hashlib
 from pathlib import Path
+from typing import get_args
 
+import msgspec
 import pytest
 import trustme
+import yaml
 
-from gateway.config import Config, ConfigError, Secret, load, show
+from engines.kind import KINDS
+from gateway.config import Config, ConfigError, Engine, Secret, load, show
+from gateway.config.schema import Kind
 from gateway.messages import Choice, Key, Settings
 
 DIGEST = hashlib.sha256(b"hg-x").hexdigest()
@@ -22,6 +27,10 @@ def in_folder(tmp_path, monkeypatch):
         return load("h.yaml", env or {}, flags)
 
     return read
+
+
+def test_every_kind_of_engine_can_be_configured():
+    assert set(get_args(Kind)) == set(KINDS)
 
 
 def test_nothing_configured_is_the_defaults():
@@ -85,6 +94,7 @@ def test_an_engine_may_be_a_mere_url(in_folder):
 
 def test_a_service_variable_of_kubernetes_is_no_port():
     assert load(None, {"HEADGATE_PORT": "tcp://10.0.0.1:8080"}).listen.port == 8080
+    assert load(None, {"HEADGATE_ADMIN_PORT": "tcp://10.0.0.1:8080"}).admin.port == 9180
 
 
 def test_secrets_come_from_files_and_are_never_shown(in_folder, tmp_path):
@@ -235,3 +245,19 @@ def test_a_certificate_is_tried_with_its_key(in_folder, tmp_path):
     assert in_folder("listen: {tls_cert: cert.pem, tls_key: key.pem}").listen.tls_key == "key.pem"
     with pytest.raises(ConfigError, match="cannot be used with tls_key"):
         in_folder("listen: {tls_cert: cert.pem, tls_key: wrong.pem}")
+
+
+def test_the_example_has_every_key_with_its_default(in_folder):
+    text = (Path(__file__).parent / "example.yaml").read_text()
+    text = text.replace("file:/run/secrets/pod-a", "env:HEADGATE_ADMIN_TOKEN")
+    config, defaults = in_folder(text, {"HEADGATE_ADMIN_TOKEN": "t"}), Config()
+    given = yaml.safe_load(text)
+    assert set(given) == set(Config.__struct_fields__)
+    for name in Config.__struct_fields__:
+        default = getattr(defaults, name)
+        if isinstance(default, msgspec.Struct):
+            assert set(given[name]) == set(default.__struct_fields__), name
+        if name not in ("admin", "engines", "models", "keys"):
+            assert getattr(config, name) == default, name
+    assert set(given["engines"][2]) == set(Engine.__struct_fields__)
+    assert set(given["keys"][0]) == set(config.keys[0].__struct_fields__)

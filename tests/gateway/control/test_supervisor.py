@@ -34,7 +34,6 @@ class House:
             self.listeners,
             [],
             on_access=lambda access: self.lines.extend(access.lines),
-            on_change=lambda: None,
             module="tests.gateway.control.dummy_worker",
         )
 
@@ -149,6 +148,22 @@ def test_a_worker_that_never_starts_makes_the_gateway_give_up(scene):
         assert house.workers[0].starts == module.START_ATTEMPTS
 
     scene(play, n_workers=1, behaviour="crash")
+
+
+def test_a_worker_for_which_there_is_no_memory_is_tried_again(scene, until, monkeypatch):
+    spawn, failures = Supervisor._spawn, []
+
+    async def fail_twice(self, index, control_fd):
+        if len(failures) < 2:
+            failures.append(index)
+            raise OSError(12, "Cannot allocate memory")
+        return await spawn(self, index, control_fd)
+
+    async def play(house):
+        assert house.workers[0].starts == 3
+
+    monkeypatch.setattr(Supervisor, "_spawn", fail_twice)
+    scene(play, n_workers=1)
 
 
 def test_a_worker_that_talks_nonsense_is_killed(scene, until, caplog):
