@@ -109,9 +109,7 @@ def stream_error(
             "sequence_number": 0,
         }
         return b"event: error\ndata: " + _encode(error) + b"\n\n"
-    return (
-        b"data: " + refusal_body(dialect, status, kind, message, code) + b"\n\ndata: [DONE]\n\n"
-    )
+    return b"data: " + refusal_body(dialect, status, kind, message, code) + b"\n\ndata: [DONE]\n\n"
 
 
 def _error(

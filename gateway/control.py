@@ -75,6 +75,7 @@ class Control:
         self._worker_module = worker_module
         self._stop = asyncio.Event()
         self._force = asyncio.Event()
+        self._pre_stop_s = config.drain.pre_stop_s
         self._publish_handle: asyncio.Handle | None = None
 
     async def run(self, n_sims: int = 0) -> int:
@@ -188,6 +189,7 @@ class Control:
                 log.warning("reload: `%s` has changed; that takes effect at the next start", name)
         self._reconcile(fresh.engines)
         self.config = fresh
+        self._pre_stop_s = fresh.drain.pre_stop_s
         configure_logs(fresh.log.level, fresh.log.format)
         self.prober.configure(fresh.health)
         if self.access_log is not None:
@@ -228,9 +230,14 @@ class Control:
             self.access_log.take(message)
 
     def _handle_signals(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._on_stop_signal)
+        self._loop.add_signal_handler(signal.SIGTERM, self._on_stop_signal)
+        self._loop.add_signal_handler(signal.SIGINT, self._on_interrupt)
         self._loop.add_signal_handler(signal.SIGHUP, self.reload)
+
+    def _on_interrupt(self) -> None:
+        # Ctrl-C: somebody at a terminal, and no load balancer that has to hear of it first.
+        self._pre_stop_s = 0.0
+        self._on_stop_signal()
 
     def _on_stop_signal(self) -> None:
         if self._stop.is_set():
@@ -246,10 +253,10 @@ class Control:
         rules = self.config.drain
         log.info(
             "draining: serving %g s more, then %g s for running streams (again: at once)",
-            rules.pre_stop_s,
+            self._pre_stop_s,
             rules.grace_s,
         )
-        drain = asyncio.create_task(self.supervisor.drain(rules.pre_stop_s, rules.grace_s))
+        drain = asyncio.create_task(self.supervisor.drain(self._pre_stop_s, rules.grace_s))
         forced = asyncio.create_task(self._force.wait())
         await asyncio.wait([drain, forced], return_when=asyncio.FIRST_COMPLETED)
         forced.cancel()
@@ -290,7 +297,8 @@ async def _first(wanted: asyncio.Event, other: asyncio.Event) -> bool:
 
 
 def _worker_arguments(config: Config) -> list[str]:
-    arguments, listen = ["--log-level", config.log.level], config.listen
+    arguments = ["--log-level", config.log.level, "--log-format", config.log.format]
+    listen = config.listen
     if listen.tls_cert:
         arguments += ["--tls-cert", listen.tls_cert, "--tls-key", listen.tls_key]
     return arguments

@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import contextlib
 import gc
-import logging
 import os
 import resource
 import signal
@@ -20,7 +19,18 @@ import uvloop
 
 from gateway._shared import Shared
 from gateway.channel import Channel
-from gateway.messages import Access, Condemn, Drain, Drained, Fleet, FromWorker, Made, Ready, ToWorker
+from gateway.logs import configure_logs
+from gateway.messages import (
+    Access,
+    Condemn,
+    Drain,
+    Drained,
+    Fleet,
+    FromWorker,
+    Made,
+    Ready,
+    ToWorker,
+)
 from gateway.proxy._plane import Plane, keep_freed_memory
 from gateway.proxy._pool import Pool
 from gateway.proxy._session import Session
@@ -30,14 +40,14 @@ __all__ = ["Worker", "main"]
 TICK_S = 0.1
 # Connections that the kernel holds for us while the loop is busy.
 BACKLOG = 4096
+# For errors written at the grace's end to leave.
+LAST_WORDS_S = 1.0
 # Young objects before the collector looks: sessions are freed by reference counts, the collector
 # is for cycles, of which the data path makes none on its own.
 GC_THRESHOLD = 50_000
 
 # Larger bodies than this are rare enough to be mapped anew each time.
 REUSED_BLOCK_BYTES = 2 << 20
-
-log = logging.getLogger("headgate.worker")
 
 
 class Worker:
@@ -114,16 +124,10 @@ class Worker:
         if self._server is not None:
             self._server.close()
         self.plane.drain()
-        deadline_s = self._loop.time() + order.grace_s
-        while self.plane.under_way and self._loop.time() < deadline_s:
-            await asyncio.sleep(0.02)
-        if self.plane.under_way:
+        if not await _within(order.grace_s, self.plane.empty):
             self.plane.cut()
             # What was said last shall reach the clients that read.
-            for _ in range(50):
-                if not self.plane.under_way:
-                    break
-                await asyncio.sleep(0.02)
+            await _within(LAST_WORDS_S, self.plane.empty)
         self.plane.tick()
         if self.plane.access:
             self._channel.send(Access(self.plane.take_access()))
@@ -152,6 +156,15 @@ class Worker:
         return body
 
 
+async def _within(seconds: float, event: asyncio.Event) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
 def main() -> None:
     """Entry point of the worker process."""
     parser = argparse.ArgumentParser(prog="gateway.worker")
@@ -159,11 +172,10 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--tls-cert")
     parser.add_argument("--tls-key")
-    parser.add_argument("--log-level", default="INFO")
+    parser.add_argument("--log-level", default="info")
+    parser.add_argument("--log-format", default="text")
     arguments = parser.parse_args()
-    logging.basicConfig(
-        level=arguments.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    configure_logs(arguments.log_level, arguments.log_format)
     # The control process decides when we stop: a terminal's Ctrl-C goes to the whole group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

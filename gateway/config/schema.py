@@ -121,6 +121,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Largest request body. Images in base64 take tens of MB; more is a mistake."""
     buffered_bytes: Count = 512 << 20
     """Request bodies and held tails per worker; at the bound it stops reading, then answers 503."""
+    json_depth: Count = 128
+    """Brackets open at once in a body, at most 512. Tool schemas nest some 20 deep; the engines'
+    own parsers give up near 1,000, with a 500."""
     idle_connections: Count = 512
     """Kept upstream connections per worker and engine; above the largest batch an engine runs."""
 
@@ -282,6 +285,7 @@ class Config(Struct, frozen=True, kw_only=True):
             admin_address=admin_address,
             body_bytes=limits.body_bytes,
             buffered_bytes=limits.buffered_bytes,
+            json_depth=limits.json_depth,
             idle_connections=limits.idle_connections,
             head_s=timeouts.head_s,
             body_idle_s=timeouts.body_idle_s,

@@ -43,6 +43,11 @@ cdef enum:
 
 cdef int NO_REASON = Reason.NONE
 
+cdef dict OUTCOMES = {
+    <int>Count.COMPLETED: "completed", <int>Count.CANCELLED: "cancelled",
+    <int>Count.FAILED: "failed", <int>Count.REFUSED: "refused",
+}
+
 cdef dict STATUS_LINES = {}
 
 log = logging.getLogger("headgate.exchange")
@@ -683,7 +688,7 @@ cdef class Exchange(Sink):
             "model": self.served.name if self.served is not None else None,
             "key": self.holder,
             "status": status,
-            "outcome": Count(outcome).name.lower(),
+            "outcome": OUTCOMES[outcome],
             "reason": Reason(reason).name.lower() if reason else None,
             "endpoint": self.pool.endpoint.name if self.pool is not None else None,
             "dispatches": self.n_dispatches,

@@ -91,6 +91,8 @@ cdef class Plane:
     # state
     cdef bint draining
     cdef set sessions               # open client connections
+    cdef readonly object empty      # asyncio.Event: draining, and no session is left
+    cdef int leave(self, object session) except -1
     cdef list starved               # sessions that stopped reading for want of memory
     cdef readonly object budget     # retry.Budget
     cdef object responses           # bounded map: response id -> (slot, generation)

@@ -1,5 +1,6 @@
 """See _plane.pxd."""
 
+import asyncio
 import hashlib
 import os
 import time
@@ -117,6 +118,7 @@ cdef class Plane:
         self.paths = {}
         self.extra_routes = ()
         self.sessions = set()
+        self.empty = asyncio.Event()
         self.starved = []
         self.responses = OrderedDict()
         self.access = []
@@ -286,11 +288,20 @@ cdef class Plane:
         self.draining = True
         for session in list(self.sessions):
             session.drain()
+        if not self.sessions:
+            self.empty.set()
 
     def cut(self):
         """The grace is over: end what runs with the dialect's error."""
         for session in list(self.sessions):
             session.cut()
+
+    cdef int leave(self, object session) except -1:
+        """A client connection has ended."""
+        self.sessions.discard(session)
+        if self.draining and not self.sessions:
+            self.empty.set()
+        return 0
 
     def made(self, str response, int slot, unsigned int generation):
         """Remember which endpoint holds a response."""

@@ -87,7 +87,7 @@ cdef class Session(Client):
                 self.exchange.over(Count.CANCELLED, 499, Reason.NONE, Ending.ABORT)
         finally:
             self.plane.wheel.drop(self)
-            self.plane.sessions.discard(self)
+            self.plane.leave(self)
             self.plane.counts[<int>Count.CLIENT_CLOSED] += 1
             self._free_body()
             self.exchange.client = None     # the pair is a cycle

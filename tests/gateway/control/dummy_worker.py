@@ -72,6 +72,7 @@ if __name__ == "__main__":
     parser.add_argument("--index", type=int, required=True)
     parser.add_argument("--workers", type=int, required=True)
     parser.add_argument("--log-level")
+    parser.add_argument("--log-format")
     if os.environ.get("HEADGATE_TEST_WORKER") == "crash":
         raise SystemExit(3)
     asyncio.run(main(parser.parse_args()))
