@@ -1,5 +1,7 @@
 """A growing byte buffer for heads and chunks, written in C and taken as one `bytes`."""
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+
 from gateway.http._head cimport Span
 
 cdef class Buffer:
@@ -18,3 +20,9 @@ cdef class Buffer:
     cdef bytes take(self)
     # private
     cdef int _grow(self, size_t n) except -1
+
+
+# data[start:end], without the slice object that Cython's own slicing makes; bounds are the
+# caller's.
+cdef inline bytes part_of(bytes data, size_t start, size_t end):
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + start, end - start)

@@ -65,3 +65,4 @@ cdef class Relay:
     cdef bytes _whole_events(self, bytes payload)
     cdef bytes _chunk(self, bytes payload)
     cdef int _hold(self, bytes tail, size_t whole) except -1
+    cdef bytes _from(self, bytes data, size_t at, size_t end)

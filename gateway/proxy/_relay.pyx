@@ -5,7 +5,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from gateway.http._body cimport Framing, Step, Walker, walk, walk_response
 from gateway.http._events cimport Scanner
 from gateway.http._head cimport Head
-from gateway.http._write cimport Buffer
+from gateway.http._write cimport Buffer, part_of
 
 cdef bytes LAST_CHUNK = b"0\r\n\r\n"
 
@@ -61,6 +61,12 @@ cdef class Relay:
             self.scanner.feed_json(p, n)
         return 0
 
+    cdef bytes _from(self, bytes data, size_t at, size_t end):
+        """data[at:end]: the object itself where that is all of it."""
+        if at == 0 and end == <size_t>PyBytes_GET_SIZE(data):
+            return data
+        return part_of(data, at, end)
+
     cdef int _end(self, size_t rest) except -1:
         self.ended = True
         self.rest = rest
@@ -84,7 +90,7 @@ cdef class Relay:
                 self._end(self.walker.pos)
             break
         if self.walker.pos > at:
-            self.out = data if at == 0 and self.walker.pos == n else data[at:self.walker.pos]
+            self.out = self._from(data, at, self.walker.pos)
         return 0
 
     cdef int _feed_chunks(self, bytes data, size_t at) except? -1000:
@@ -110,7 +116,7 @@ cdef class Relay:
             self._end(self.walker.pos)
             if (not over_before and self.held is None and self.walker.last_chunk == whole
                     and self.walker.pos - whole == 5):
-                self.out = data if at == 0 and self.walker.pos == n else data[at:self.walker.pos]
+                self.out = self._from(data, at, self.walker.pos)
                 return 0
         if self.walker.terminated:
             # The last chunk and what follows it are never passed on: the end is ours.
@@ -131,14 +137,14 @@ cdef class Relay:
         if self.ended:
             whole = n       # an event that never ended still belongs to the client
         if whole > at:
-            self.out = data if at == 0 and whole == <size_t>len(data) else data[at:whole]
+            self.out = self._from(data, at, whole)
         if self.held is not None and (whole > at or self.ended):
             self.out = self.held if self.out is None else self.held + self.out
             self.held = None
         if whole > at:
             self.abort_only = False
         if whole < n:
-            self._hold(data[whole:n], whole)
+            self._hold(part_of(data, whole, n), whole)
         return 0
 
     cdef int _hold(self, bytes tail, size_t whole) except -1:

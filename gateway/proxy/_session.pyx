@@ -28,7 +28,7 @@ from gateway.http._head cimport (
     head_end,
     parse_request,
 )
-from gateway.http._write cimport Buffer
+from gateway.http._write cimport Buffer, part_of
 from gateway.proxy._envelope cimport Envelope, Value, is_literal, read_envelope, string_of
 from gateway.proxy._exchange cimport Client, Ending, Exchange, start_of, status_line
 from gateway.proxy._plane cimport Holder, Local, Path, Plane, Served, now_s
@@ -353,7 +353,7 @@ cdef class Session(Client):
         self.at += n
         if n > COPIED_BYTES:
             return memoryview(self.input)[at:at + n]
-        return self.input[at:at + n]
+        return part_of(self.input, at, at + n)
 
     cdef int _take_body(self, bytes data, size_t at) except -1:
         cdef const char* p = PyBytes_AS_STRING(data)
@@ -377,7 +377,7 @@ cdef class Session(Client):
             elif self.walker.size > COPIED_BYTES:
                 self.pieces.append(memoryview(data)[start:start + self.walker.size])
             else:
-                self.pieces.append(data[start:start + self.walker.size])
+                self.pieces.append(part_of(data, start, start + self.walker.size))
         self._count_body(self.received - before)
         if step < 0:
             return self._refuse_fault(step)
