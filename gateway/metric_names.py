@@ -130,7 +130,7 @@ COUNTERS = (
 GAUGES = (
     Labelled(
         "buffered_bytes",
-        "Request bodies and held tails in memory.",
+        "Request bodies that came in pieces, until their responses begin.",
         "",
         {"": Count.BUFFERED_BYTES},
     ),

@@ -120,7 +120,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     body_bytes: Count = 64 << 20
     """Largest request body. Images in base64 take tens of MB; more is a mistake."""
     buffered_bytes: Count = 512 << 20
-    """Request bodies and held tails per worker; at the bound it stops reading, then answers 503."""
+    """Request bodies under way per worker; at the bound it stops reading, then answers 503."""
     json_depth: Count = 128
     """Brackets open at once in a body, at most 512. Tool schemas nest some 20 deep; the engines'
     own parsers give up near 1,000, with a 500."""

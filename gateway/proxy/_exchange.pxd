@@ -33,6 +33,8 @@ cpdef enum Ending:
 cdef class Client(Timed):
     """What an exchange needs of its client's connection."""
     cdef int send(self, bytes data) except -1
+    # The response has begun: the request's body is of no more use.
+    cdef int on_commit(self) except -1
     # The response is over; `ending` says what becomes of the connection.
     cdef int on_over(self, int ending) except -1
     # Send an error of ours as the whole answer. Returns its status.

@@ -81,6 +81,9 @@ cdef class Client(Timed):
     cdef int send(self, bytes data) except -1:
         raise NotImplementedError
 
+    cdef int on_commit(self) except -1:
+        raise NotImplementedError
+
     cdef int on_over(self, int ending) except -1:
         raise NotImplementedError
 
@@ -345,6 +348,7 @@ cdef class Exchange(Sink):
         self.pending = None
         self.body = None
         self.fields = None
+        self.client.on_commit()
         if self.path.makes_responses and self.plane.on_made is not None:
             self._remember_response(first)
         return self._send(first)

@@ -327,6 +327,7 @@ cdef class Session(Client):
         cdef size_t at
         self.received = 0
         if self.walker.framing == <int>Framing.NO_BODY:
+            self._cut_input(0)
             return self._run(None)
         if self.walker.framing == <int>Framing.LENGTH and <size_t>head.content_length <= n:
             self.received = head.content_length
@@ -350,10 +351,17 @@ cdef class Session(Client):
     cdef object _cut_input(self, size_t n):
         """The next n bytes of the input; large ones as a view, without a copy."""
         cdef size_t at = self.at
+        cdef object cut
         self.at += n
         if n > COPIED_BYTES:
-            return memoryview(self.input)[at:at + n]
-        return part_of(self.input, at, at + n)
+            cut = memoryview(self.input)[at:at + n]
+        else:
+            cut = part_of(self.input, at, at + n)
+        if self.at == <size_t>PyBytes_GET_SIZE(self.input):
+            # A stream may run for minutes: it shall not keep what it was asked with.
+            self.input = None
+            self.at = 0
+        return cut
 
     cdef int _take_body(self, bytes data, size_t at) except -1:
         cdef const char* p = PyBytes_AS_STRING(data)
@@ -732,6 +740,9 @@ cdef class Session(Client):
         if self.write is not None:
             self.write(data)
         return 0
+
+    cdef int on_commit(self) except -1:
+        return self._free_body()
 
     cdef int on_over(self, int ending) except -1:
         self._free_body()

@@ -43,7 +43,7 @@ class UsageStripper:
 
     def feed(self, payload: bytes) -> bytes:
         """Events that are complete and decided on."""
-        out = []
+        out: list[bytes] = []
         self._tail += payload
         while True:
             end = _event_end(self._tail)

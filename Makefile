@@ -1,0 +1,77 @@
+# Everything a person or a machine does with this tree. `make` alone lists it.
+#
+#   make PYTHON=python3.12 build     another interpreter
+#   make demo ONCE=1                 end after the requests instead of serving on
+
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ONCE ?=
+ARGS ?=
+
+PACKAGES := gateway router engines scaler bench
+CYTHON_SOURCES := $(shell find $(PACKAGES) -name '*.pyx' -o -name '*.pxd')
+
+# Stamps: what is newer than them has to be done again.
+INSTALLED := $(VENV)/.installed
+BUILT := $(VENV)/.built
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help preflight build demo check test test-engines soak bench dist clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+preflight: ## Say what this machine lacks, and how to get it
+	@PYTHON='$(PYTHON)' ./.ci/preflight
+
+build: $(BUILT) ## Build into .venv; only what has changed
+
+demo: $(BUILT) ## Gateway over four simulated engines, with requests (ONCE=1: then end)
+	@$(BIN)/python -m bench.demo $(if $(filter-out 0,$(ONCE)),--once) $(ARGS)
+
+check: $(BUILT) ## Lint, types, architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/cython-lint $(PACKAGES)
+	$(BIN)/python -m pytest -q tests/test_cimports.py
+
+test: $(BUILT) ## The test suite (ARGS='-k name' picks some)
+	$(BIN)/python -m pytest -q $(ARGS)
+
+test-engines: $(BUILT) ## Against real engines, where the machine can have them
+	$(BIN)/python -m pytest -q tests/vllm -m engines $(ARGS)
+
+soak: $(BUILT) ## Long runs: leaks, drift, churn
+	$(BIN)/python -m pytest -m soak tests $(ARGS)
+
+bench: $(BUILT) ## Measure
+	$(BIN)/python -m bench.run $(ARGS)
+
+dist: $(BUILT) ## Source archive, and a wheel built from it, in dist/
+	rm -rf dist
+	$(BIN)/python setup.py -q sdist
+	$(BIN)/pip wheel -q --no-deps --wheel-dir dist dist/*.tar.gz
+	@ls -l dist
+
+clean: ## Remove what was built; .venv stays (delete it to begin from nothing)
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .hypothesis .benchmarks $(BUILT)
+	find $(PACKAGES) -name '*.so' -delete
+	find $(PACKAGES) -name '*.pyx' | sed 's/pyx$$/c/' | xargs rm -f
+	find $(PACKAGES) tests -name __pycache__ -prune -exec rm -rf {} +
+
+# The editable install builds the extensions too; the second rule then finds them in place.
+$(INSTALLED): pyproject.toml setup.py
+	@PYTHON='$(PYTHON)' ./.ci/preflight
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(BUILT): $(INSTALLED) $(CYTHON_SOURCES)
+	$(BIN)/python setup.py -q build_ext --inplace
+	@touch $@

@@ -1,0 +1,13 @@
+from gateway import messages
+from gateway.proxy._plane import Plane
+
+class Pool:
+    endpoint: messages.Endpoint
+    slot: int
+    generation: int
+    name: bytes
+    dying_answers: tuple[tuple[int, bytes], ...]
+    def __init__(self, plane: Plane, endpoint: messages.Endpoint) -> None: ...
+    def expire(self, now: float) -> None: ...
+    def drop_idle(self) -> None: ...
+    def close(self) -> None: ...
