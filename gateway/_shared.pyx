@@ -5,7 +5,7 @@ import os
 
 from libc.stdint cimport int64_t
 
-from router._table cimport MAX_SLOTS, Table
+from router._table cimport Table
 
 cdef double[N_BOUNDS] _LATENCY_BOUNDS_S = [
     0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2,

@@ -27,7 +27,7 @@ cdef struct Row:
 cdef struct Load:
     int32_t in_flight       # dispatched and not released
     int32_t producing       # of these, streams that have sent an event
-    int32_t failures_in_row # dispatches that failed by the endpoint's fault since the last success
+    int32_t failures_in_row  # dispatches that failed by the endpoint's fault since the last success
     int32_t dials_in_row    # failed dials since the last connection
     double last_event_s     # monotonic: when any of its streams last sent an event
     int64_t successes       # dispatches that were answered

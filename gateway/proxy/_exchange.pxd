@@ -10,9 +10,10 @@ booked in `_dispatch` and released in `_release`, once.
 from libc.stdint cimport int32_t, int64_t
 
 from gateway.http._head cimport Head
-from gateway.proxy._plane cimport Path, Plane, Served
+from gateway.proxy._plane cimport Plane
 from gateway.proxy._pool cimport Pool
 from gateway.proxy._relay cimport Relay
+from gateway.proxy._request cimport Request
 from gateway.proxy._upstream cimport Sink, Upstream
 from gateway.proxy._wheel cimport Timed
 from router._table cimport MAX_TRIED
@@ -45,22 +46,7 @@ cdef class Exchange(Sink):
     cdef Client client
     cdef Relay relay
     cdef readonly int stage
-    # the request, as the session prepared it
-    cdef bytes method
-    cdef bytes target
-    cdef bytes fields               # header lines to forward
-    cdef object body                # None, or bytes-like: kept until the first byte has gone out
-    cdef bytes request_id
-    cdef Path path                  # None: unknown to us
-    cdef str holder                 # name of the key
-    cdef Served served
-    cdef bint is_head
-    cdef bint http_1_0
-    cdef bint close_after           # this connection ends with this response
-    cdef bint keep_alive_1_0        # an HTTP/1.0 client that asked to keep the connection
-    cdef bytes cors                 # header lines for the response, or None
-    cdef bint exact_usage
-    cdef int32_t pinned             # the one slot that may serve it; -1: any
+    cdef readonly Request request
     # the dispatch under way
     cdef Pool pool
     cdef Upstream upstream
@@ -90,10 +76,9 @@ cdef class Exchange(Sink):
     cdef double stalled_s           # since when the client does not read; 0: it does
     cdef double entered_s           # when the callback under way began
     cdef double own_s               # spent in our callbacks
-    cdef int64_t body_size
     cdef int64_t bytes_out
 
-    # The session has filled in the request. Ends in `client.on_over`.
+    # The request has been read. Ends in `client.on_over`.
     cdef int start(self) except -1
     # The client has gone, or must go: `cause` is a Count of cancels.
     cdef int cancel(self, int cause) except -1
@@ -140,6 +125,3 @@ cdef class Exchange(Sink):
     cdef int _ending(self) noexcept
     cdef int _clear(self) except -1
     cdef int _log(self, double now, int outcome, int status, int reason) except -1
-
-cdef bytes status_line(int status)
-cdef const char* start_of(object body) noexcept

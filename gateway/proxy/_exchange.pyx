@@ -8,8 +8,7 @@ from gateway.proxy import retry
 from gateway.proxy.usage import UsageStripper
 from gateway.reasons import REASONS, Reason
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
-from cpython.memoryview cimport PyMemoryView_GET_BUFFER
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memcmp
 
 from gateway._shared cimport (
@@ -25,9 +24,11 @@ from gateway._shared cimport (
 )
 from gateway.http._head cimport Fault, FieldId, Head
 from gateway.http._write cimport Buffer
-from gateway.proxy._plane cimport Plane, Served, now_s
+from gateway.proxy._answer cimport status_line
+from gateway.proxy._plane cimport Plane, now_s
 from gateway.proxy._pool cimport Pool
 from gateway.proxy._relay cimport BodyKind, Relay, Shape
+from gateway.proxy._request cimport Request, start_of
 from gateway.proxy._upstream cimport Upstream
 from gateway.proxy._wheel cimport Timed
 from router._table cimport Ask, MAX_TRIED
@@ -48,33 +49,7 @@ cdef dict OUTCOMES = {
     <int>Count.FAILED: "failed", <int>Count.REFUSED: "refused",
 }
 
-cdef dict STATUS_LINES = {}
-
 log = logging.getLogger("headgate.exchange")
-
-
-cdef bytes status_line(int status):
-    """The status line as we write it; reason phrases are ours, not the engine's."""
-    cdef bytes line = STATUS_LINES.get(status)
-    if line is None:
-        from http import HTTPStatus
-
-        try:
-            phrase = HTTPStatus(status).phrase
-        except ValueError:
-            phrase = ""
-        line = f"HTTP/1.1 {status} {phrase}\r\n".encode()
-        STATUS_LINES[status] = line
-    return line
-
-
-cdef const char* start_of(object body) noexcept:
-    """Where a body's bytes begin: of bytes, or of a view into bytes; None has none."""
-    if body is None:
-        return b""
-    if PyBytes_CheckExact(body):
-        return PyBytes_AS_STRING(body)
-    return <const char*>PyMemoryView_GET_BUFFER(body).buf
 
 
 cdef class Client(Timed):
@@ -97,6 +72,7 @@ cdef class Exchange(Sink):
     def __init__(self, Plane plane, Client client):
         self.plane = plane
         self.client = client
+        self.request = Request(plane)
         self.relay = Relay()
         self.stage = Stage.IDLE
 
@@ -118,12 +94,12 @@ cdef class Exchange(Sink):
         cdef int index
         if self.n_tried == MAX_TRIED:
             return -1
-        if self.pinned >= 0:
-            ask.slots = &self.pinned
+        if self.request.pinned >= 0:
+            ask.slots = &self.request.pinned
             ask.n_slots = 1
         else:
-            ask.slots = self.served.slots
-            ask.n_slots = self.served.n_slots
+            ask.slots = self.request.served.slots
+            ask.n_slots = self.request.served.n_slots
         ask.n_tried = self.n_tried
         for index in range(self.n_tried):
             ask.tried[index] = self.tried[index]
@@ -133,9 +109,10 @@ cdef class Exchange(Sink):
         return index if index >= 0 and self.plane.pools[index] is not None else -1
 
     cdef str _nobody(self):
-        if self.served.n_slots == 0:
+        if self.request.served.n_slots == 0:
             return "no engine is known yet"
-        what = f"the model '{self.served.name}'" if self.served.name else "this path"
+        name = self.request.served.name
+        what = f"the model '{name}'" if name else "this path"
         return f"{self.n_candidates} known for {what}, none of them ready"
 
     cdef int _dispatch(self, int slot, bint fresh) except -1:
@@ -159,26 +136,30 @@ cdef class Exchange(Sink):
 
     cdef int on_connection(self, Upstream upstream) except -1:
         cdef Buffer out = self.plane.scratch
-        cdef bint joined = self.body is None or self.body_size <= JOINED_BYTES
+        cdef Request request = self.request
+        cdef bint joined = request.body is None or request.body_size <= JOINED_BYTES
         self.upstream = upstream
         self.stage = Stage.WAITING
         self.dispatch_s = now_s()
-        out.put_bytes(self.method)
+        out.clear()
+        out.put_bytes(request.method)
         out.put(b" ", 1)
         out.put_bytes(self.pool.path_prefix)
-        out.put_bytes(self.target)
+        out.put_bytes(request.target)
         out.put(b" HTTP/1.1\r\n", 11)
         out.put_bytes(self.pool.host_line)
-        out.put_bytes(self.fields)
-        if self.body is not None:
+        if request.credentials is not None and not self.pool.has_api_key:
+            out.put_bytes(request.credentials)
+        out.put_bytes(request.fields)
+        if request.body is not None:
             out.put(b"Content-Length: ", 16)
-            out.put_number(self.body_size)
+            out.put_number(request.body_size)
             out.put(b"\r\n", 2)
         out.put(b"\r\n", 2)
-        if joined and self.body_size:
-            out.put(start_of(self.body), self.body_size)
+        if joined and request.body_size:
+            out.put(start_of(request.body), request.body_size)
         self.plane.wheel.set(self.client, self.dispatch_s + self.plane.first_byte_s)
-        upstream.send(self, out.take(), None if joined else self.body)
+        upstream.send(self, out.take(), None if joined else request.body)
         return 0
 
     # -- the response
@@ -189,11 +170,15 @@ cdef class Exchange(Sink):
         self.status = head.status
         self.pool.words[<int>EndpointWord.E_STATUS + status_index(head.status)] += 1
         self.kind = self._kind(p, head)
-        self.relay.start(
-            head, self.is_head, self.kind,
-            self.path.dialect if self.kind == <int>BodyKind.EVENTS else 0, self.http_1_0,
-            UsageStripper() if self.exact_usage and self.kind == <int>BodyKind.EVENTS else None,
-        )
+        if self.kind == <int>BodyKind.EVENTS:
+            self.relay.start(
+                head, self.request.is_head, self.kind, self.request.path.dialect,
+                self.request.http_1_0, UsageStripper() if self.request.exact_usage else None,
+            )
+        else:
+            self.relay.start(
+                head, self.request.is_head, self.kind, 0, self.request.http_1_0, None
+            )
         self.reusable = not head.close
         self.gathers = head.status >= 500 or head.status == 429
         self.pending = self._head_for_client(p, head)
@@ -218,6 +203,7 @@ cdef class Exchange(Sink):
     cdef bytes _head_for_client(self, const char* p, const Head* head):
         cdef Buffer out = self.plane.scratch
         cdef int index, id
+        out.clear()
         out.put_bytes(status_line(head.status))
         for index in range(head.n_fields):
             id = head.fields[index].id
@@ -226,24 +212,24 @@ cdef class Exchange(Sink):
                     and id != <int>FieldId.TRANSFER_ENCODING and id != <int>FieldId.X_REQUEST_ID):
                 out.put_field(p, head.fields[index].name, head.fields[index].value)
         if self.relay.shape == <int>Shape.CHUNKS or (
-                self.relay.shape == <int>Shape.AS_SENT and head.chunked and not self.is_head):
+                self.relay.shape == <int>Shape.AS_SENT and head.chunked and not self.request.is_head):
             out.put(b"transfer-encoding: chunked\r\n", 28)
         elif head.content_length >= 0 and self.relay.shape == <int>Shape.AS_SENT:
             out.put(b"content-length: ", 16)
             out.put_number(head.content_length)
             out.put(b"\r\n", 2)
         out.put(b"x-request-id: ", 14)
-        out.put_bytes(self.request_id)
+        out.put_bytes(self.request.request_id)
         out.put(b"\r\n", 2)
         if self.plane.decision_header:
             out.put_bytes(self._decision())
-        if self.cors is not None:
-            out.put_bytes(self.cors)
+        if self.request.cors is not None:
+            out.put_bytes(self.request.cors)
         if self.relay.shape == <int>Shape.BARE or self.plane.draining:
-            self.close_after = True
-        if self.close_after:
+            self.request.close_after = True
+        if self.request.close_after:
             out.put(b"connection: close\r\n", 19)
-        elif self.keep_alive_1_0:
+        elif self.request.keep_alive_1_0:
             out.put(b"connection: keep-alive\r\n", 24)
         out.put(b"\r\n", 2)
         return out.take()
@@ -346,10 +332,9 @@ cdef class Exchange(Sink):
         cdef bytes first = self.pending
         self.stage = Stage.STREAMING
         self.pending = None
-        self.body = None
-        self.fields = None
+        self.request.body = self.request.fields = self.request.credentials = None
         self.client.on_commit()
-        if self.path.makes_responses and self.plane.on_made is not None:
+        if self.request.path.makes_responses and self.plane.on_made is not None:
             self._remember_response(first)
         return self._send(first)
 
@@ -377,7 +362,7 @@ cdef class Exchange(Sink):
             self.first_s = now
             self.producing = True
             self.pool.load.producing += 1
-            observe(self.served.words + <int>ModelWord.M_TTFT, latency_bounds_s(),
+            observe(self.request.served.words + <int>ModelWord.M_TTFT, latency_bounds_s(),
                     now - self.start_s)
             observe(self.pool.words + <int>EndpointWord.E_TTFT, latency_bounds_s(),
                     now - self.dispatch_s)
@@ -386,7 +371,7 @@ cdef class Exchange(Sink):
             # Events that came in one read share the time since the one before.
             gap = (now - self.last_s) / n
             for index in range(n):
-                observe(self.served.words + <int>ModelWord.M_ITL, latency_bounds_s(), gap)
+                observe(self.request.served.words + <int>ModelWord.M_ITL, latency_bounds_s(), gap)
         self.last_s = now
         return 0
 
@@ -452,13 +437,13 @@ cdef class Exchange(Sink):
     cdef int _count_tokens(self) except -1:
         cdef int64_t tokens_in = self.relay.scanner.usage.tokens_in
         cdef int64_t tokens_out = self.relay.scanner.usage.tokens_out
-        cdef int64_t* words = self.served.words
+        cdef int64_t* words = self.request.served.words
         if self.status != 200:
             return 0
         if tokens_in >= 0:
             words[<int>ModelWord.M_TOKENS_IN] += tokens_in
         else:
-            words[<int>ModelWord.M_TOKENS_IN_ESTIMATED] += self.body_size // 4
+            words[<int>ModelWord.M_TOKENS_IN_ESTIMATED] += self.request.body_size // 4
         if tokens_out >= 0:
             words[<int>ModelWord.M_TOKENS_OUT] += tokens_out
         else:
@@ -603,13 +588,14 @@ cdef class Exchange(Sink):
             return self.over(Count.FAILED, self.status, reason, Ending.ABORT)
         words = REASONS[Reason(reason)]
         end = self.relay.ending(stream_error(
-            self.path.dialect, words.status, words.type, words.message.format(detail), words.code
+            self.request.path.dialect, words.status, words.type, words.message.format(detail),
+            words.code,
         ))
         self._send(end)
         return self.over(Count.FAILED, self.status, reason, self._ending())
 
     cdef int _ending(self) noexcept:
-        return Ending.CLOSE if self.close_after or self.plane.draining else Ending.KEEP
+        return Ending.CLOSE if self.request.close_after or self.plane.draining else Ending.KEEP
 
     # -- the client's side
 
@@ -626,7 +612,7 @@ cdef class Exchange(Sink):
         self.entered_s = now_s()
         self._detach()
         self._release(Count.CUT)
-        self.close_after = True
+        self.request.close_after = True
         return self._give_up(reason, "")
 
     cdef int hold(self, bint full) except -1:
@@ -652,9 +638,9 @@ cdef class Exchange(Sink):
         counts[outcome] += 1
         if reason:
             counts[<int>Area.REASONS + reason] += 1
-        if self.served is not None:
-            self.served.words[<int>ModelWord.M_STATUS + status_index(status)] += 1
-            observe(self.served.words + <int>ModelWord.M_TOTAL, latency_bounds_s(),
+        if self.request.served is not None:
+            self.request.served.words[<int>ModelWord.M_STATUS + status_index(status)] += 1
+            observe(self.request.served.words + <int>ModelWord.M_TOTAL, latency_bounds_s(),
                     now - self.start_s)
         observe(counts + <int>Area.OWN_TIME, short_bounds_s(),
                 self.own_s + now - self.entered_s)
@@ -669,28 +655,27 @@ cdef class Exchange(Sink):
         self.relay.scanner.reset(0)
         self.upstream = None
         self.pool = None
-        self.served = None
-        self.body = self.fields = self.target = self.pending = None
-        self.holder = self.doom = None
-        self.cors = None
+        self.request.clear()
+        self.pending = None
+        self.doom = None
         self.first_s = self.own_s = self.stalled_s = 0
-        self.body_size = self.bytes_out = 0
-        self.doomed = self.exact_usage = False
-        self.pinned = -1
+        self.bytes_out = 0
+        self.doomed = False
         return 0
 
     cdef int _log(self, double now, int outcome, int status, int reason) except -1:
         cdef list access = self.plane.access
+        cdef Request request = self.request
         if len(access) >= 10_000:
             self.plane.counts[<int>Count.ACCESS_LOG_DROPPED] += 1
             return 0
         record = {
             "time": now,        # monotonic: Plane.take_access makes it a time of day
-            "request_id": self.request_id.decode("latin-1") if self.request_id else None,
-            "method": self.method.decode("latin-1") if self.method else None,
-            "path": self.target.decode("latin-1") if self.target else None,
-            "model": self.served.name if self.served is not None else None,
-            "key": self.holder,
+            "request_id": latin(request.request_id),
+            "method": latin(request.method),
+            "path": latin(request.target),
+            "model": request.served.name if request.served is not None else None,
+            "key": request.holder,
             "status": status,
             "outcome": OUTCOMES[outcome],
             "reason": Reason(reason).name.lower() if reason else None,
@@ -699,11 +684,15 @@ cdef class Exchange(Sink):
             "ttft_s": round(self.first_s - self.start_s, 6) if self.first_s else None,
             "total_s": round(now - self.start_s, 6),
             "events": self.relay.scanner.n_events,
-            "bytes_in": self.body_size,
+            "bytes_in": request.body_size,
             "bytes_out": self.bytes_out,
         }
         access.append(record)
         return 0
+
+
+cdef str latin(bytes value):
+    return None if value is None else value.decode("latin-1")
 
 
 cdef int _kind_of(const char* value, size_t size) noexcept:

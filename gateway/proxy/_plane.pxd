@@ -35,6 +35,7 @@ cdef enum Local:
 cdef class Path:
     """A path of the data port, as C values: see engines.dialect.Route."""
     cdef int local
+    cdef bint is_open               # needs no key
     cdef int dialect
     cdef int body                   # engines.dialect.Body
     cdef bint posts                 # POST and nothing else

@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ class Plane:
     settings: messages.Settings
     budget: Budget
     access: list[Any]
+    empty: asyncio.Event
     fetch_metrics: Callable[[], Awaitable[bytes]] | None
     on_made: Callable[[str, int, int], None] | None
     def __init__(

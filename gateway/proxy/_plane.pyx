@@ -83,6 +83,7 @@ cdef class Holder:
 cdef class Path:
     def __init__(self, int local, route):
         self.local = local
+        self.is_open = local == <int>Local.HEALTH or local == <int>Local.METRICS
         self.methods = frozenset([b"GET", b"HEAD"])
         if route is None:
             return

@@ -9,9 +9,9 @@ from libc.stdint cimport int64_t
 
 from gateway.http._body cimport Walker
 from gateway.http._head cimport Head
-from gateway.proxy._envelope cimport Envelope, Value
 from gateway.proxy._exchange cimport Client, Exchange
 from gateway.proxy._plane cimport Plane
+from gateway.proxy._request cimport Request
 
 cpdef enum Phase:
     HEAD = 0        # between requests, or in a request's head
@@ -23,6 +23,7 @@ cpdef enum Phase:
 cdef class Session(Client):
     cdef Plane plane
     cdef readonly Exchange exchange
+    cdef Request request            # the exchange's
     cdef object transport
     cdef object write
     cdef readonly int phase
@@ -36,9 +37,6 @@ cdef class Session(Client):
     cdef int64_t window             # bytes since its deadline was set
     cdef int64_t counted            # in Count.BUFFERED_BYTES for this session
     cdef bint starved               # reading is paused for want of memory
-    cdef bytes content_type
-    cdef frozenset allowed          # models of the request's key; None: all
-    cdef bint usage_is_set          # by the request's key
     cdef bint eof                   # the client has half-closed, and may
     # private
     cdef int _broke(self, object error) except -1
@@ -49,9 +47,6 @@ cdef class Session(Client):
     cdef int _rest(self) except -1
     cdef int _accept(self) except -1
     cdef int _begin(self, const char* p, const Head* head) except -1
-    cdef bytes _request_id(self, const char* p, const Head* head)
-    cdef bint _authorize(self, const char* p, const Head* head) except -1
-    cdef bytes _fields_to_forward(self, const char* p, const Head* head)
     cdef int _begin_body(self, const Head* head) except -1
     cdef object _cut_input(self, size_t n)
     cdef int _take_body(self, bytes data, size_t at) except -1
@@ -59,25 +54,18 @@ cdef class Session(Client):
     cdef int _check_memory(self) except -1
     cdef int _free_body(self) except -1
     cdef int _run(self, object body) except -1
-    cdef bint _read_json(self) except -1
-    cdef bint _read_json_again(self) except -1
-    cdef int _rewrite(self, Value old, bytes new) except -1
-    cdef int _ask_for_usage(self, const char* p, const Envelope* envelope) except -1
-    cdef bint _choose_model(self, bytes asked) except -1
-    cdef bint _pin(self, str response) except -1
-    cdef int _answer_local(self, int local, bytes name, const char* p, const Head* head) except -1
+    cdef int _answer_local(self) except -1
     cdef int _answer_metrics(self) except -1
-    cdef bint _answer_cors(self, const char* p, const Head* head) except -1
     cdef int _respond(self, int status, bytes content_type, bytes body, bytes lines) except -1
     cdef int answer(self, int reason, tuple details) except -1
-    cdef int _answer_error(self, int status, str reason, str kind, str message, object code,
-                           object retry_after_s) except -1
-    cdef int _write_answer(self, int status, bytes content_type, bytes body, bytes lines) except -1
-    cdef int _refuse(self, int reason, tuple details) except -1
+    cdef int _refuse(self, int reason) except -1
+    cdef int _refuse_for(self, int reason, tuple details) except -1
     cdef int _refuse_fault(self, int fault) except -1
+    cdef int _send_own(self, bytes data) except -1
     cdef bint _skip_body(self) except -1
     cdef int _ending(self, bint unread) noexcept
     cdef int send(self, bytes data) except -1
+    cdef int on_commit(self) except -1
     cdef int on_over(self, int ending) except -1
     cdef void on_deadline(self, double now) noexcept
     cdef int _late(self, double now) except -1

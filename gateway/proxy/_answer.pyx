@@ -1,0 +1,90 @@
+"""See _answer.pxd."""
+
+from http import HTTPStatus
+
+from engines.dialect import refusal_body
+from gateway.http.faults import REFUSALS
+from gateway.reasons import REASONS, Reason
+
+from gateway.http._head cimport Fault
+from gateway.http._write cimport Buffer
+from gateway.proxy._plane cimport Plane
+from gateway.proxy._request cimport Request
+
+cdef dict STATUS_LINES = {}
+
+
+cdef bytes status_line(int status):
+    cdef bytes line = STATUS_LINES.get(status)
+    if line is None:
+        try:
+            phrase = HTTPStatus(status).phrase
+        except ValueError:
+            phrase = ""
+        line = f"HTTP/1.1 {status} {phrase}\r\n".encode()
+        STATUS_LINES[status] = line
+    return line
+
+
+cdef bytes answer(Plane plane, Request request, int status, bytes content_type, bytes body,
+                  bytes lines):
+    cdef Buffer out = plane.scratch
+    if plane.draining:
+        request.close_after = True
+    out.clear()
+    out.put_bytes(status_line(status))
+    out.put(b"date: ", 6)
+    out.put_bytes(plane.date)
+    out.put(b"\r\n", 2)
+    if status != 204:
+        out.put(b"content-type: ", 14)
+        out.put_bytes(content_type)
+        out.put(b"\r\ncontent-length: ", 18)
+        out.put_number(len(body))
+        out.put(b"\r\n", 2)
+    if request.request_id is not None:
+        out.put(b"x-request-id: ", 14)
+        out.put_bytes(request.request_id)
+        out.put(b"\r\n", 2)
+    out.put_bytes(lines)
+    if request.cors is not None:
+        out.put_bytes(request.cors)
+    if request.close_after:
+        out.put(b"connection: close\r\n", 19)
+    elif request.keep_alive_1_0:
+        out.put(b"connection: keep-alive\r\n", 24)
+    out.put(b"\r\n", 2)
+    if not request.is_head:
+        out.put_bytes(body)
+    return out.take()
+
+
+cdef bytes refusal(Plane plane, Request request, int reason, tuple details):
+    words = REASONS[Reason(reason)]
+    lines = f"x-headgate-reason: {Reason(reason).name.lower()}\r\n"
+    if words.retry_after_s is not None:
+        lines += f"retry-after: {words.retry_after_s}\r\n"
+    if words.status == 401:
+        lines += "www-authenticate: Bearer\r\n"
+    if words.status == 405 and request.path is not None:
+        lines += "allow: " + ", ".join(sorted([m.decode() for m in request.path.methods])) + "\r\n"
+    return error_answer(
+        plane, request, words.status, words.type, words.message.format(*details), words.code, lines
+    )
+
+
+cdef bytes fault_answer(Plane plane, Request request, int fault):
+    words = REFUSALS[Fault(fault)]
+    return error_answer(
+        plane, request, words.status, "invalid_request_error", words.message, None,
+        f"x-headgate-reason: {words.reason}\r\n",
+    )
+
+
+cdef bytes error_answer(Plane plane, Request request, int status, str kind, str message,
+                        str code, str lines):
+    cdef int dialect = 0 if request.path is None else request.path.dialect
+    return answer(
+        plane, request, status, b"application/json",
+        refusal_body(dialect, status, kind, message, code), lines.encode(),
+    )

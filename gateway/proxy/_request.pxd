@@ -1,0 +1,62 @@
+"""What a client asks for: read from a request's head and body, decided on, ready to be sent.
+
+No I/O here. The readers answer with a Reason (0: go on) and leave its details in `details`.
+"""
+
+from libc.stdint cimport int32_t, int64_t
+
+from gateway.http._head cimport Head
+from gateway.proxy._envelope cimport Envelope, Value
+from gateway.proxy._plane cimport Path, Plane, Served
+
+cdef class Request:
+    cdef Plane plane
+    # from the head
+    cdef bytes method               # None: the head could not be read
+    cdef bytes target
+    cdef Path path                  # None: unknown to us
+    cdef bytes request_id
+    cdef bytes fields               # end-to-end header lines, to forward
+    cdef bytes credentials          # header lines, to forward unless the engine has a key of its own
+    cdef bytes cors                 # header lines for the response; None: none
+    cdef bytes content_type
+    cdef bint is_head
+    cdef bint is_preflight          # an allowed CORS preflight: answered here
+    cdef bint http_1_0
+    cdef bint close_after           # this connection ends with this response
+    cdef bint keep_alive_1_0        # an HTTP/1.0 client that asked to keep the connection
+    # from the key
+    cdef str holder                 # its name; None: no keys here
+    cdef frozenset allowed          # models as UTF-8; None: all
+    cdef bint usage_is_set          # by the key, against model and gateway
+    # from the body
+    cdef object body                # None, or bytes-like: kept until the response begins
+    cdef int64_t body_size
+    cdef Served served              # None: no model was chosen
+    cdef int32_t pinned             # the one slot that may serve it; -1: any
+    cdef bint exact_usage           # usage is asked for and hidden from the client
+    # of the last refusal
+    cdef tuple details
+
+    cdef void clear(self) noexcept
+    cdef int read_head(self, const char* p, const Head* head) except -1
+    # `body`: bytes, a memoryview of bytes, or None.
+    cdef int read_body(self, object body, int64_t size) except -1
+    # The key in the head is known, or there are no keys.
+    cdef bint authorize(self, const char* p, const Head* head) except -1
+    # private
+    cdef int _refuse(self, int reason, tuple details) except -1
+    cdef int _read_framing(self, const char* p, const Head* head) except -1
+    cdef int _read_request_id(self, const char* p, const Head* head) except -1
+    cdef int _read_origin(self, const char* p, const Head* head) except -1
+    cdef int _keep_fields(self, const char* p, const Head* head) except -1
+    cdef int _read_form(self) except -1
+    cdef int _read_json(self) except -1
+    cdef int _choose_model(self, bytes name) except -1
+    cdef int _refuse_model(self, str name) except -1
+    cdef int _splice(self, Value old, bytes new) except -1
+    cdef int _ask_for_usage(self, const char* p, const Envelope* envelope) except -1
+    cdef int _pin(self, str response) except -1
+
+# Where a body's bytes begin: of bytes, or of a view into bytes; None has none.
+cdef const char* start_of(object body) noexcept

@@ -1,0 +1,318 @@
+"""See _request.pxd."""
+
+import json
+
+from engines.dialect import Body
+from gateway.proxy.multipart import model_part
+from gateway.proxy.usage import with_usage
+from gateway.reasons import Reason
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact
+from cpython.memoryview cimport PyMemoryView_GET_BUFFER
+from libc.stdint cimport int64_t
+from libc.string cimport memcmp
+
+from gateway.http._head cimport FieldId, Head, Span
+from gateway.http._write cimport Buffer
+from gateway.proxy._envelope cimport (
+    Envelope,
+    Value,
+    is_literal,
+    read_envelope,
+    string_of,
+)
+from gateway.proxy._plane cimport Holder, Path, Plane, Served
+
+cdef extern from "strings.h" nogil:
+    int strncasecmp(const char* a, const char* b, size_t n)
+
+cdef enum:
+    MAX_REQUEST_ID_BYTES = 128
+
+cdef int BODY_JSON = Body.JSON
+cdef int BODY_MULTIPART = Body.MULTIPART
+
+# What is said of each JsonFault.
+cdef dict JSON_FAULTS = {
+    -1: "it does not begin with '{'",
+    -2: "it is cut off",
+    -3: "its brackets do not match",
+    -4: "it is nested too deeply",
+    -5: "there is something behind its end",
+    -6: "a member is not written as \"name\": value",
+}
+
+
+cdef const char* start_of(object body) noexcept:
+    if body is None:
+        return b""
+    if PyBytes_CheckExact(body):
+        return PyBytes_AS_STRING(body)
+    return <const char*>PyMemoryView_GET_BUFFER(body).buf
+
+
+cdef class Request:
+    """One per client connection, used for one request after the other."""
+
+    def __cinit__(self, Plane plane):
+        self.plane = plane
+        self.pinned = -1
+
+    cdef void clear(self) noexcept:
+        self.method = self.target = self.request_id = self.fields = self.credentials = None
+        self.path = None
+        self.cors = self.content_type = None
+        self.holder = None
+        self.allowed = None
+        self.body = None
+        self.served = None
+        self.details = ()
+        self.body_size = 0
+        self.pinned = -1
+        self.is_head = self.is_preflight = self.http_1_0 = False
+        self.close_after = self.keep_alive_1_0 = False
+        self.usage_is_set = self.exact_usage = False
+
+    cdef int _refuse(self, int reason, tuple details) except -1:
+        self.details = details
+        return reason
+
+    # -- the head
+
+    cdef int read_head(self, const char* p, const Head* head) except -1:
+        cdef bytes name
+        self.method = p[head.method.start:head.method.start + head.method.size]
+        self.target = p[head.target.start:head.target.start + head.target.size]
+        self.is_head = self.method == b"HEAD"
+        self.http_1_0 = head.minor == 0
+        self.close_after = head.close
+        self.keep_alive_1_0 = head.minor == 0 and not head.close
+        self._read_request_id(p, head)
+        if head.upgrade:
+            return self._refuse(Reason.UPGRADE, ())
+        if self.plane.origins and head.origin >= 0:
+            self._read_origin(p, head)
+            if self.is_preflight:
+                return 0
+        name = p[head.path.start:head.path.start + head.path.size]
+        self.path = self.plane.path(name)
+        if self.path is None:
+            return self._refuse(Reason.UNKNOWN_PATH, (name.decode("latin-1"),))
+        if not (self.path.posts and self.method == b"POST") and (
+                self.method not in self.path.methods):
+            return self._refuse(Reason.METHOD_NOT_ALLOWED, (self.method.decode("latin-1"),))
+        if not self.path.is_open and not self.authorize(p, head):
+            return self._refuse(Reason.UNAUTHORIZED, ())
+        if self.path.local:
+            return 0
+        return self._read_framing(p, head)
+
+    cdef int _read_framing(self, const char* p, const Head* head) except -1:
+        cdef Span value
+        if head.content_encoding >= 0:
+            value = head.fields[head.content_encoding].value
+            if value.size != 8 or memcmp(p + value.start, b"identity", 8) != 0:
+                return self._refuse(Reason.CONTENT_ENCODING, (text(p, value),))
+        if head.content_length > self.plane.body_bytes:
+            return self._refuse(Reason.BODY_TOO_LARGE, (self.plane.body_bytes,))
+        if self.path.body == BODY_MULTIPART and head.content_type >= 0:
+            value = head.fields[head.content_type].value
+            self.content_type = p[value.start:value.start + value.size]
+        self._keep_fields(p, head)
+        return 0
+
+    cdef int _read_request_id(self, const char* p, const Head* head) except -1:
+        cdef Span value
+        if head.request_id >= 0:
+            value = head.fields[head.request_id].value
+            if 0 < value.size <= MAX_REQUEST_ID_BYTES:
+                self.request_id = p[value.start:value.start + value.size]
+                return 0
+        self.request_id = self.plane.new_request_id()
+        return 0
+
+    cdef int _read_origin(self, const char* p, const Head* head) except -1:
+        """CORS: remember the headers for an allowed origin."""
+        cdef Span value = head.fields[head.origin].value
+        cdef bytes origin = p[value.start:value.start + value.size]
+        if b"*" not in self.plane.origins and origin not in self.plane.origins:
+            return 0
+        self.cors = (
+            b"access-control-allow-origin: " + origin + b"\r\nvary: Origin\r\n"
+            b"access-control-expose-headers: x-request-id, x-headgate-reason, retry-after\r\n"
+        )
+        self.is_preflight = self.method == b"OPTIONS"
+        return 0
+
+    cdef bint authorize(self, const char* p, const Head* head) except -1:
+        cdef Holder holder
+        cdef Span value
+        if not self.plane.keys:
+            return True
+        if head.authorization >= 0:
+            value = head.fields[head.authorization].value
+            if value.size < 8 or strncasecmp(p + value.start, b"bearer ", 7) != 0:
+                return False
+            value.start += 7
+            value.size -= 7
+        elif head.api_key >= 0:
+            value = head.fields[head.api_key].value
+        else:
+            return False
+        holder = self.plane.holder(p[value.start:value.start + value.size])
+        if holder is None:
+            return False
+        self.holder = holder.name
+        self.allowed = holder.models
+        self.exact_usage = holder.usage == "exact"
+        self.usage_is_set = holder.usage != ""
+        return True
+
+    cdef int _keep_fields(self, const char* p, const Head* head) except -1:
+        """The end-to-end header lines, with our request id; credentials apart."""
+        cdef Buffer out = self.plane.scratch
+        cdef bint has_credentials = False
+        cdef int index, id
+        out.clear()
+        for index in range(head.n_fields):
+            id = head.fields[index].id
+            if id == <int>FieldId.OTHER or id == <int>FieldId.CONTENT_TYPE or (
+                    id == <int>FieldId.CONTENT_ENCODING) or (
+                    <int>FieldId.ORIGIN <= id < <int>FieldId.CONNECTION):
+                out.put_field(p, head.fields[index].name, head.fields[index].value)
+            elif id == <int>FieldId.AUTHORIZATION or id == <int>FieldId.X_API_KEY:
+                has_credentials = True
+        out.put(b"x-request-id: ", 14)
+        out.put_bytes(self.request_id)
+        out.put(b"\r\n", 2)
+        self.fields = out.take()
+        # With keys of our own the client's has been used up here.
+        if has_credentials and not self.plane.keys:
+            for index in range(head.n_fields):
+                id = head.fields[index].id
+                if id == <int>FieldId.AUTHORIZATION or id == <int>FieldId.X_API_KEY:
+                    out.put_field(p, head.fields[index].name, head.fields[index].value)
+            self.credentials = out.take()
+        return 0
+
+    # -- the body
+
+    cdef int read_body(self, object body, int64_t size) except -1:
+        self.body = body
+        self.body_size = size
+        if self.path.body == BODY_JSON and (body is not None or self.method == b"POST"):
+            return self._read_json()
+        if self.path.body == BODY_MULTIPART:
+            return self._read_form()
+        self.served = self.plane.unnamed
+        if self.path.names_response:
+            return self._pin(self.target.split(b"?")[0].split(b"/")[3].decode("latin-1"))
+        return 0
+
+    cdef int _read_form(self) except -1:
+        try:
+            model = model_part(bytes(self.body or b""), (self.content_type or b"").decode("latin-1"))
+        except ValueError as error:
+            return self._refuse(Reason.BAD_JSON, (error,))
+        return self._choose_model(None if model is None else model.encode())
+
+    cdef int _read_json(self) except -1:
+        """Model, alias, usage and what is forbidden."""
+        cdef Envelope envelope
+        cdef const char* p = start_of(self.body)
+        cdef bytes asked = None
+        cdef int reason
+        cdef int fault = read_envelope(p, self.body_size, self.plane.json_depth, &envelope)
+        if fault < 0:
+            return self._refuse(Reason.BAD_JSON, (JSON_FAULTS[fault],))
+        if envelope.model.size and not is_literal(p, envelope.model, b"null", 4):
+            asked = string_of(p, envelope.model)
+            if asked is None:
+                return self._refuse(Reason.BAD_MODEL, ())
+        if (envelope.kv_transfer_params.size and not self.plane.kv_transfer_params
+                and not is_literal(p, envelope.kv_transfer_params, b"null", 4)):
+            return self._refuse(Reason.FORBIDDEN_FIELD, ("kv_transfer_params",))
+        reason = self._choose_model(asked)
+        if reason:
+            return reason
+        if envelope.previous_response_id.size and (
+                not is_literal(p, envelope.previous_response_id, b"null", 4)):
+            reason = self._pin(
+                (string_of(p, envelope.previous_response_id) or b"").decode("utf-8", "replace")
+            )
+            if reason:
+                return reason
+        if asked is not None and asked != self.served.key:
+            self._splice(envelope.model, json.dumps(self.served.name).encode())
+            p = start_of(self.body)
+            read_envelope(p, self.body_size, self.plane.json_depth, &envelope)
+        if self.exact_usage:
+            self._ask_for_usage(p, &envelope)
+        return 0
+
+    cdef int _choose_model(self, bytes name) except -1:
+        """Find the model of the name that was sent, an alias or not; None: the sole one."""
+        cdef Plane plane = self.plane
+        if name is None:
+            if len(plane.models) != 1:
+                if plane.models:
+                    return self._refuse(Reason.NO_MODEL, (plane.served_names(),))
+                return self._refuse(Reason.NO_ENDPOINT, ("no engine has told its models yet",))
+            name = next(iter(plane.models))
+        if self.allowed is not None and name not in self.allowed:
+            return self._refuse(Reason.FORBIDDEN_MODEL, (name.decode("utf-8", "replace"),))
+        self.served = plane.models.get(name)
+        if self.served is None:
+            split = plane.aliases.get(name)
+            if split is not None:
+                self.served = plane.models.get(split.next().encode())
+        if self.served is None:
+            return self._refuse_model(name.decode("utf-8", "replace"))
+        if not self.usage_is_set:
+            self.exact_usage = self.served.exact_usage
+        return 0
+
+    cdef int _refuse_model(self, str name) except -1:
+        if self.plane.complete:
+            return self._refuse(Reason.UNKNOWN_MODEL, (name, self.plane.served_names()))
+        return self._refuse(
+            Reason.NO_ENDPOINT, (f"no engine that is up is known to have '{name}'",)
+        )
+
+    cdef int _splice(self, Value old, bytes new) except -1:
+        """Replace a value of the body; the other bytes stay as they were sent."""
+        body = bytes(self.body)
+        self.body = body[:old.start] + new + body[old.start + old.size:]
+        self.body_size = len(self.body)
+        return 0
+
+    cdef int _ask_for_usage(self, const char* p, const Envelope* envelope) except -1:
+        """Usage mode `exact`: make the engine send usage in a stream that did not ask for it."""
+        cdef Value options = envelope.stream_options
+        cdef bytes asked = p[options.start:options.start + options.size]
+        self.exact_usage = False
+        if not self.path.takes_stream_options or not is_literal(p, envelope.stream, b"true", 4):
+            return 0
+        wanted = with_usage(asked)
+        if wanted is None:
+            return 0        # the client asks itself and shall see it
+        self.exact_usage = True
+        if asked:
+            return self._splice(options, wanted)
+        options.start = envelope.brace + 1
+        return self._splice(options, b'"stream_options":' + wanted + b",")
+
+    cdef int _pin(self, str response) except -1:
+        """Only the endpoint that made a response knows it."""
+        found = self.plane.responses.get(response)
+        if found is not None:
+            slot, generation = found
+            pool = self.plane.pools[slot]
+            if pool is not None and pool.generation == generation:
+                self.pinned = slot
+                return 0
+        return self._refuse(Reason.UNKNOWN_RESPONSE, (response,))
+
+
+cdef str text(const char* p, Span value):
+    return p[value.start:value.start + value.size].decode("latin-1")
