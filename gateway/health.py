@@ -85,6 +85,7 @@ class Rules:
     backoff_max_s: float = 30.0
     slow_start_s: float = 10.0
     stall_s: float = 5.0
+    stuck_s: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,8 @@ class Health:
         self._successes_at_trial = successes
         self._last_tokens: float | None = None
         self._still_scrapes = 0
+        self._progress: tuple[float | None, ...] = ()
+        self._progress_s = now_s  # when it last got on with something, or had nothing to do
 
     def share(self, now_s: float) -> float:
         """Of a full load, 0.1..1: grows after a trial."""
@@ -201,9 +204,17 @@ class Health:
         return None
 
     def on_scrape(
-        self, now_s: float, scrape: Scrape, producing: int, last_event_s: float
+        self,
+        now_s: float,
+        scrape: Scrape,
+        producing: int,
+        last_event_s: float,
+        in_flight: int = 0,
     ) -> Transition | None:
-        """The engine's own numbers beside what our streams saw. No scrape: do not call."""
+        """The engine's own numbers beside what our requests saw. No scrape: do not call."""
+        stuck = self._see_progress(now_s, scrape, last_event_s, in_flight)
+        if stuck is not None:
+            return stuck
         tokens, last = scrape.generation_tokens, self._last_tokens
         self._last_tokens = tokens
         if tokens is None or scrape.running is None:
@@ -225,6 +236,34 @@ class Health:
             Cause.STALLED,
             f"stalled: no event on {producing} streams for {silent_s:.1f} s, and its token counter "
             f"stands still with {scrape.running:g} requests running",
+        )
+
+    def _see_progress(
+        self, now_s: float, scrape: Scrape, last_event_s: float, in_flight: int
+    ) -> Transition | None:
+        """An engine that froze while it was idle reports nothing as running, and no stream stops.
+
+        What tells it is that it has requests of ours and gets on with nothing at all.
+        """
+        progress = (
+            scrape.generation_tokens,
+            scrape.prompt_tokens,
+            last_event_s,
+            float(self._successes),
+        )
+        unknown = scrape.generation_tokens is None or scrape.prompt_tokens is None
+        if unknown or in_flight <= 0 or progress != self._progress:
+            self._progress, self._progress_s = progress, now_s
+            return None
+        idle_s = now_s - self._progress_s
+        if idle_s <= self.rules.stuck_s:
+            return None
+        self._progress_s = now_s
+        return self._go(
+            now_s,
+            Cause.STALLED,
+            f"stuck: it has had {in_flight} requests for {idle_s:.0f} s, and neither its counters "
+            "nor any answer moved",
         )
 
     def drain(self, now_s: float) -> Transition | None:

@@ -202,7 +202,10 @@ class Prober:
         watch.scrape, watch.scrape_s = scrape, now_s
         load = self._table.load(watch.member.slot)
         self._carry_out(
-            watch, watch.health.on_scrape(now_s, scrape, load["producing"], load["last_event_s"])
+            watch,
+            watch.health.on_scrape(
+                now_s, scrape, load["producing"], load["last_event_s"], load["in_flight"]
+            ),
         )
 
     async def _tick_forever(self) -> None:
@@ -285,4 +288,5 @@ def _rules(config: HealthConfig) -> Rules:
         backoff_max_s=config.backoff_max_s,
         slow_start_s=config.slow_start_s,
         stall_s=config.stall_s,
+        stuck_s=config.stuck_s,
     )

@@ -235,6 +235,34 @@ def test_no_stall_without_all_signs(change):
     assert bench.scrape(**{"tokens": 5.0, **change}) is None
 
 
+def standstill(bench, after_s, tokens=5.0, prompt_tokens=9.0, in_flight=1):
+    """A scrape of an engine that runs nothing by its own account, as one that froze while idle."""
+    bench.now_s += after_s
+    scrape = Scrape(running=0.0, generation_tokens=tokens, prompt_tokens=prompt_tokens)
+    return bench._note(bench.health.on_scrape(bench.now_s, scrape, 0, 100.0, in_flight))
+
+
+def test_an_engine_that_froze_while_idle_is_found_by_its_requests():
+    bench = ready(stuck_s=60.0)
+    assert [standstill(bench, 10.0) for _ in range(7)] == [None] * 7
+    found = standstill(bench, 10.0)
+    assert (found.cause, found.hung, bench.state) == (Cause.STALLED, True, State.OPEN)
+    assert found.reason == (
+        "stuck: it has had 1 requests for 70 s, and neither its counters nor any answer moved"
+    )
+
+
+@pytest.mark.parametrize(
+    "change", [{"tokens": 6.0}, {"prompt_tokens": 10.0}, {"in_flight": 0}, {"tokens": None}]
+)
+def test_any_progress_or_nothing_to_do_is_not_stuck(change):
+    bench = ready(stuck_s=60.0)
+    for _ in range(6):
+        standstill(bench, 10.0)
+    assert standstill(bench, 10.0, **change) is None
+    assert [standstill(bench, 10.0) for _ in range(6)] == [None] * 6
+
+
 def test_two_equal_readings_are_not_enough():
     bench = ready()
     assert [bench.scrape(5.0) for _ in range(2)] == [None, None]
