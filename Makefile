@@ -37,7 +37,7 @@ check: $(BUILT) ## Lint, types, architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/cython-lint $(PACKAGES)
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint $(PACKAGES)  # it calls pycodestyle by name
 	$(BIN)/python -m pytest -q tests/test_cimports.py
 
 test: $(BUILT) ## The test suite (ARGS='-k name' picks some)

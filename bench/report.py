@@ -182,8 +182,9 @@ def _comparison(comparison: results.Comparison) -> str:
         f"## Proxies side by side\n\n{_ran_on(comparison.machine, comparison.command)}\n"
         f"{versions}. {comparison.rounds} interleaved rounds of {comparison.seconds:g} s,"
         f" {comparison.connections} connections, two mock engines, every proxy pinned to one core."
-        f" Medians over the rounds.\n\n{units}. Headgate runs with a key, metrics, probes, scrapes"
-        " and least-requests; its control process is counted in. The others run bare.\n\n"
+        " Medians over the rounds; a ratio is taken within each round, then the median.\n\n"
+        f"{units}. Headgate runs with a key, metrics, probes, scrapes and least-requests; its"
+        " control process is counted in. The others run bare.\n\n"
     )
     text += comparison_table(comparison)
     if comparison.missing:

@@ -57,26 +57,25 @@ class Comparison(msgspec.Struct, frozen=True, tag="compare"):
 
     def median(self, proxy: str, workload: str, field: str = "cpu_us") -> float | None:
         """Over the rounds; None: it was not measured."""
-        values = sorted(
-            float(getattr(row, field))
-            for row in self.rows
-            if row.proxy == proxy and row.workload == workload
-        )
-        if not values:
-            return None
-        middle = len(values) // 2
-        return values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
+        return _median([float(getattr(row, field)) for row in self._rows(proxy, workload)])
 
     def ratio(self, proxy: str, to: str, workload: str) -> float | None:
-        """Of the medians of CPU time; both from this run."""
-        mine, other = self.median(proxy, workload), self.median(to, workload)
-        return None if mine is None or not other else mine / other
+        """Of CPU time: the median of the rounds' own ratios, so that a slow round hits both."""
+        others = {row.round: row.cpu_us for row in self._rows(to, workload)}
+        return _median(
+            [
+                row.cpu_us / others[row.round]
+                for row in self._rows(proxy, workload)
+                if others.get(row.round)
+            ]
+        )
+
+    def _rows(self, proxy: str, workload: str) -> list[Row]:
+        return [row for row in self.rows if (row.proxy, row.workload) == (proxy, workload)]
 
     def spread(self, proxy: str, workload: str) -> tuple[float, float]:
         """Least and most CPU time of a round."""
-        values = [
-            row.cpu_us for row in self.rows if row.proxy == proxy and row.workload == workload
-        ]
+        values = [row.cpu_us for row in self._rows(proxy, workload)]
         return min(values), max(values)
 
     def proxies(self) -> list[str]:
@@ -86,6 +85,14 @@ class Comparison(msgspec.Struct, frozen=True, tag="compare"):
     def workloads(self) -> list[str]:
         """In the order they were measured."""
         return list(dict.fromkeys(row.workload for row in self.rows))
+
+
+def _median(values: list[float]) -> float | None:
+    if not values:
+        return None
+    values = sorted(values)
+    middle = len(values) // 2
+    return values[middle] if len(values) % 2 else (values[middle - 1] + values[middle]) / 2
 
 
 class Soak(msgspec.Struct, frozen=True, tag="streams"):

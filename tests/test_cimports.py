@@ -39,6 +39,8 @@ MAY_NAME = {
     "gateway._shared": ("gateway._shared", "router"),
     "scaler": ("scaler", "engines", "router"),
     "bench": ("bench", "engines", "router"),
+    # times the parts of the data path from inside
+    "bench._micro": ("gateway.http", "gateway.proxy", "router"),
 }
 
 # Others' modules that sources below a prefix must not name.

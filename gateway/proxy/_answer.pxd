@@ -1,12 +1,17 @@
-"""Answers that Headgate gives itself, as bytes: heads in one place, bodies in the dialect's shape."""
+"""What goes to clients ahead of and instead of engines' bodies: heads, and answers of our own."""
 
-from gateway.http._head cimport Fault
+from gateway.http._head cimport Head
 from gateway.proxy._plane cimport Plane
+from gateway.proxy._relay cimport Relay
 from gateway.proxy._request cimport Request
 
 # The status line as we write it; reason phrases are ours, not the engine's.
 cdef bytes status_line(int status)
-# A whole answer. `lines`: further header lines, each with its CRLF.
+# The head of an engine's response for the client: hop-by-hop fields left out (RFC 9110 7.6.1),
+# framing as `relay` will send the body, our own lines added. `decision`: one more line, or None.
+cdef bytes relayed_head(Plane plane, Request request, Relay relay, const char* p,
+                        const Head* head, bytes decision)
+# A whole answer of our own. `lines`: further header lines, each with its CRLF.
 cdef bytes answer(Plane plane, Request request, int status, bytes content_type, bytes body,
                   bytes lines)
 # The answer for a Reason, filled in with its details.

@@ -6,9 +6,11 @@ from engines.dialect import refusal_body
 from gateway.http.faults import REFUSALS
 from gateway.reasons import REASONS, Reason
 
-from gateway.http._head cimport Fault
+from gateway.http._body cimport Framing
+from gateway.http._head cimport Fault, FieldId, Head
 from gateway.http._write cimport Buffer
 from gateway.proxy._plane cimport Plane
+from gateway.proxy._relay cimport Relay, Shape
 from gateway.proxy._request cimport Request
 
 cdef dict STATUS_LINES = {}
@@ -24,6 +26,42 @@ cdef bytes status_line(int status):
         line = f"HTTP/1.1 {status} {phrase}\r\n".encode()
         STATUS_LINES[status] = line
     return line
+
+
+cdef bytes relayed_head(Plane plane, Request request, Relay relay, const char* p,
+                        const Head* head, bytes decision):
+    cdef Buffer out = plane.scratch
+    cdef int index, id
+    out.clear()
+    out.put_bytes(status_line(head.status))
+    for index in range(head.n_fields):
+        id = head.fields[index].id
+        if id < <int>FieldId.CONNECTION and id != <int>FieldId.CONTENT_LENGTH and (
+                id != <int>FieldId.TRANSFER_ENCODING and id != <int>FieldId.X_REQUEST_ID):
+            out.put_field(p, head.fields[index].name, head.fields[index].value)
+    if relay.shape == <int>Shape.CHUNKS or (
+            relay.shape == <int>Shape.AS_SENT
+            and relay.walker.framing == <int>Framing.CHUNKED):
+        out.put(b"transfer-encoding: chunked\r\n", 28)
+    elif head.content_length >= 0 and relay.shape == <int>Shape.AS_SENT:
+        out.put(b"content-length: ", 16)
+        out.put_number(head.content_length)
+        out.put(b"\r\n", 2)
+    out.put(b"x-request-id: ", 14)
+    out.put_bytes(request.request_id)
+    out.put(b"\r\n", 2)
+    if decision is not None:
+        out.put_bytes(decision)
+    if request.cors is not None:
+        out.put_bytes(request.cors)
+    if relay.shape == <int>Shape.BARE or plane.draining:
+        request.close_after = True
+    if request.close_after:
+        out.put(b"connection: close\r\n", 19)
+    elif request.keep_alive_1_0:
+        out.put(b"connection: keep-alive\r\n", 24)
+    out.put(b"\r\n", 2)
+    return out.take()
 
 
 cdef bytes answer(Plane plane, Request request, int status, bytes content_type, bytes body,

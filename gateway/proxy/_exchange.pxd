@@ -10,6 +10,7 @@ booked in `_dispatch` and released in `_release`, once.
 from libc.stdint cimport int32_t, int64_t
 
 from gateway.http._head cimport Head
+from gateway.proxy._account cimport Account
 from gateway.proxy._plane cimport Plane
 from gateway.proxy._pool cimport Pool
 from gateway.proxy._relay cimport Relay
@@ -47,6 +48,7 @@ cdef class Exchange(Sink):
     cdef Relay relay
     cdef readonly int stage
     cdef readonly Request request
+    cdef Account account
     # the dispatch under way
     cdef Pool pool
     cdef Upstream upstream
@@ -65,18 +67,11 @@ cdef class Exchange(Sink):
     # the response
     cdef int status
     cdef int kind                   # BodyKind
+    cdef bint dying                 # its answer says that its engine is going down
     cdef bint gathers               # may be turned away: not sent before its body is known
     cdef bint reusable
     cdef bytes pending              # what has not gone to the client yet
-    # times and sizes
-    cdef double start_s
-    cdef double dispatch_s
-    cdef double first_s
-    cdef double last_s              # of the last event, or byte where there are no events
     cdef double stalled_s           # since when the client does not read; 0: it does
-    cdef double entered_s           # when the callback under way began
-    cdef double own_s               # spent in our callbacks
-    cdef int64_t bytes_out
 
     # The request has been read. Ends in `client.on_over`.
     cdef int start(self) except -1
@@ -87,8 +82,6 @@ cdef class Exchange(Sink):
     cdef int on_late(self, double now_s) except -1      # the client's deadline has passed
     cdef int condemn(self, int slot, unsigned int generation, str why, bint hung) except -1
     cdef int cut(self, int reason) except -1
-    # The end of a callback: what was spent in it is our own time.
-    cdef int leave(self) except -1
     # End a request that was never dispatched: answered by us, or given up by its client.
     cdef int over(self, int outcome, int status, int reason, int ending) except -1
     # private
@@ -99,19 +92,15 @@ cdef class Exchange(Sink):
     cdef int on_head(self, Upstream upstream, bytes data, const Head* head) except -1
     cdef int on_body(self, Upstream upstream, bytes data) except -1
     cdef int _kind(self, const char* p, const Head* head) noexcept
-    cdef bytes _head_for_client(self, const char* p, const Head* head)
     cdef bytes _decision(self)
     cdef int _feed(self, bytes data, size_t at) except -1
     cdef bint _held_back(self, bytes out) except -1
     cdef bint _is_dying(self, int status) except -1
-    cdef bint _turned_away(self, bint dying) except -1
     cdef bint _spend(self) except -1
     cdef int _commit(self) except -1
     cdef int _remember_response(self, bytes first) except -1
     cdef int _send(self, bytes data) except -1
-    cdef int _count_events(self, int n) except -1
     cdef int _answered(self, bytes data) except -1
-    cdef int _part(self, size_t rest) except -1
     cdef int _detach(self) except -1
     cdef int _release(self, int outcome) except -1
     cdef int _count_tokens(self) except -1
@@ -124,4 +113,7 @@ cdef class Exchange(Sink):
     cdef int _give_up(self, int reason, str detail) except -1
     cdef int _ending(self) noexcept
     cdef int _clear(self) except -1
-    cdef int _log(self, double now, int outcome, int status, int reason) except -1
+    cdef bint _turned_away(self) except -1
+    cdef int _part(self) except -1
+    cdef double _patience_s(self) noexcept
+    cdef int _timed_out(self) except -1

@@ -11,23 +11,14 @@ from gateway.reasons import REASONS, Reason
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memcmp
 
-from gateway._shared cimport (
-    Area,
-    Count,
-    EndpointWord,
-    HISTOGRAM,
-    ModelWord,
-    latency_bounds_s,
-    observe,
-    short_bounds_s,
-    status_index,
-)
+from gateway._shared cimport Count, EndpointWord, status_index
 from gateway.http._head cimport Fault, FieldId, Head
 from gateway.http._write cimport Buffer
-from gateway.proxy._answer cimport status_line
+from gateway.proxy._account cimport Account
+from gateway.proxy._answer cimport relayed_head
 from gateway.proxy._plane cimport Plane, now_s
 from gateway.proxy._pool cimport Pool
-from gateway.proxy._relay cimport BodyKind, Relay, Shape
+from gateway.proxy._relay cimport BodyKind, Relay
 from gateway.proxy._request cimport Request, start_of
 from gateway.proxy._upstream cimport Upstream
 from gateway.proxy._wheel cimport Timed
@@ -43,11 +34,6 @@ cdef enum:
     FATAL = 1000
 
 cdef int NO_REASON = Reason.NONE
-
-cdef dict OUTCOMES = {
-    <int>Count.COMPLETED: "completed", <int>Count.CANCELLED: "cancelled",
-    <int>Count.FAILED: "failed", <int>Count.REFUSED: "refused",
-}
 
 log = logging.getLogger("headgate.exchange")
 
@@ -73,6 +59,7 @@ cdef class Exchange(Sink):
         self.plane = plane
         self.client = client
         self.request = Request(plane)
+        self.account = Account(plane)
         self.relay = Relay()
         self.stage = Stage.IDLE
 
@@ -103,7 +90,7 @@ cdef class Exchange(Sink):
         ask.n_tried = self.n_tried
         for index in range(self.n_tried):
             ask.tried[index] = self.tried[index]
-        ask.now_s = self.entered_s
+        ask.now_s = self.account.entered_s
         self.n_candidates = ask.n_slots
         index = self.plane.policy.pick(self.plane.table, &ask)
         return index if index >= 0 and self.plane.pools[index] is not None else -1
@@ -124,7 +111,7 @@ cdef class Exchange(Sink):
         self.n_tried += 1
         self.n_dispatches += 1
         self.booked = True
-        self.producing = self.doomed = False
+        self.producing = self.doomed = self.dying = False
         pool.load.in_flight += 1
         pool.words[<int>EndpointWord.E_DISPATCHED] += 1
         self.plane.counts[<int>Count.DISPATCHED] += 1
@@ -140,7 +127,7 @@ cdef class Exchange(Sink):
         cdef bint joined = request.body is None or request.body_size <= JOINED_BYTES
         self.upstream = upstream
         self.stage = Stage.WAITING
-        self.dispatch_s = now_s()
+        self.account.dispatch_s = now_s()
         out.clear()
         out.put_bytes(request.method)
         out.put(b" ", 1)
@@ -158,7 +145,7 @@ cdef class Exchange(Sink):
         out.put(b"\r\n", 2)
         if joined and request.body_size:
             out.put(start_of(request.body), request.body_size)
-        self.plane.wheel.set(self.client, self.dispatch_s + self.plane.first_byte_s)
+        self.plane.wheel.set(self.client, self.account.dispatch_s + self.plane.first_byte_s)
         upstream.send(self, out.take(), None if joined else request.body)
         return 0
 
@@ -166,7 +153,7 @@ cdef class Exchange(Sink):
 
     cdef int on_head(self, Upstream upstream, bytes data, const Head* head) except -1:
         cdef const char* p = PyBytes_AS_STRING(data)
-        self.entered_s = now_s()
+        self.account.enter()
         self.status = head.status
         self.pool.words[<int>EndpointWord.E_STATUS + status_index(head.status)] += 1
         self.kind = self._kind(p, head)
@@ -181,13 +168,16 @@ cdef class Exchange(Sink):
             )
         self.reusable = not head.close
         self.gathers = head.status >= 500 or head.status == 429
-        self.pending = self._head_for_client(p, head)
+        self.pending = relayed_head(
+            self.plane, self.request, self.relay, p, head,
+            self._decision() if self.plane.decision_header else None,
+        )
         self.stage = Stage.HOLDING
-        self.last_s = self.entered_s
+        self.account.last_s = self.account.entered_s
         return self._feed(data, head.size)
 
     cdef int on_body(self, Upstream upstream, bytes data) except -1:
-        self.entered_s = now_s()
+        self.account.enter()
         return self._feed(data, 0)
 
     cdef int _kind(self, const char* p, const Head* head) noexcept:
@@ -199,40 +189,6 @@ cdef class Exchange(Sink):
             return BodyKind.OPAQUE
         return _kind_of(p + head.fields[head.content_type].value.start,
                         head.fields[head.content_type].value.size)
-
-    cdef bytes _head_for_client(self, const char* p, const Head* head):
-        cdef Buffer out = self.plane.scratch
-        cdef int index, id
-        out.clear()
-        out.put_bytes(status_line(head.status))
-        for index in range(head.n_fields):
-            id = head.fields[index].id
-            if id == <int>FieldId.OTHER or id == <int>FieldId.CONTENT_TYPE or (
-                    id < <int>FieldId.CONNECTION and id != <int>FieldId.CONTENT_LENGTH
-                    and id != <int>FieldId.TRANSFER_ENCODING and id != <int>FieldId.X_REQUEST_ID):
-                out.put_field(p, head.fields[index].name, head.fields[index].value)
-        if self.relay.shape == <int>Shape.CHUNKS or (
-                self.relay.shape == <int>Shape.AS_SENT and head.chunked and not self.request.is_head):
-            out.put(b"transfer-encoding: chunked\r\n", 28)
-        elif head.content_length >= 0 and self.relay.shape == <int>Shape.AS_SENT:
-            out.put(b"content-length: ", 16)
-            out.put_number(head.content_length)
-            out.put(b"\r\n", 2)
-        out.put(b"x-request-id: ", 14)
-        out.put_bytes(self.request.request_id)
-        out.put(b"\r\n", 2)
-        if self.plane.decision_header:
-            out.put_bytes(self._decision())
-        if self.request.cors is not None:
-            out.put_bytes(self.request.cors)
-        if self.relay.shape == <int>Shape.BARE or self.plane.draining:
-            self.request.close_after = True
-        if self.request.close_after:
-            out.put(b"connection: close\r\n", 19)
-        elif self.request.keep_alive_1_0:
-            out.put(b"connection: keep-alive\r\n", 24)
-        out.put(b"\r\n", 2)
-        return out.take()
 
     cdef bytes _decision(self):
         return (
@@ -249,9 +205,11 @@ cdef class Exchange(Sink):
         if fault < 0:
             return self.on_malformed(fault)
         if self.relay.new_events:
-            self._count_events(self.relay.new_events)
+            if self.account.count_events(self.relay.new_events, self.request, self.pool):
+                self.producing = True
+                self.pool.load.producing += 1
         elif self.kind != <int>BodyKind.EVENTS:
-            self.last_s = self.entered_s
+            self.account.last_s = self.account.entered_s
         if self.stage == <int>Stage.STREAMING:
             if out is not None:
                 self._send(out)
@@ -260,12 +218,8 @@ cdef class Exchange(Sink):
         if self.relay.ended:
             return self._answered(data)
         if not self.doomed:
-            self.plane.wheel.set(self.client, self.last_s + self.plane.event_s)
-        return self.leave()
-
-    cdef int leave(self) except -1:
-        if self.stage != <int>Stage.IDLE:
-            self.own_s += now_s() - self.entered_s
+            self.plane.wheel.set(self.client, self._patience_s())
+        self.account.leave()
         return 0
 
     cdef bint _held_back(self, bytes out) except -1:
@@ -274,17 +228,19 @@ cdef class Exchange(Sink):
             self.pending = self.pending + out
         if self.gathers:
             if not self.relay.ended and len(self.pending) < GATHERED_BYTES:
-                self.leave()
+                self.account.leave()
                 return True
-            if self._turned_away(self._is_dying(self.status)):
+            self.dying = self._is_dying(self.status)
+            if self._turned_away():
                 return True
         elif out is None and not self.relay.ended:
             if self.kind == <int>BodyKind.EVENTS:
-                self.leave()
+                self.account.leave()
                 return True
         elif self.relay.scanner.failed and self.relay.scanner.n_events == 1:
             # An engine that dies before its first token says so in an event.
-            if self._is_dying(500) and self._turned_away(True):
+            self.dying = self._is_dying(500)
+            if self.dying and self._turned_away():
                 return True
         self._commit()
         return False
@@ -295,28 +251,26 @@ cdef class Exchange(Sink):
                 return True
         return False
 
-    cdef bint _turned_away(self, bint dying) except -1:
+    cdef bint _turned_away(self) except -1:
         """Ask elsewhere because of what the engine answered, if that is allowed and possible."""
         cdef int slot
-        if dying:
+        if self.dying:
             self.deaths += 1
         elif self.status != 429 and self.status != 502 and self.status != 503:
             return False
-        cause = retry.Cause.DYING if dying else retry.Cause.STATUS
+        cause = retry.Cause.DYING if self.dying else retry.Cause.STATUS
         if retry.decide(cause, refreshed=self.refreshed, redispatched=self.redispatched,
                         deaths=self.deaths) == retry.Verdict.GIVE_UP:
             return False
         slot = self._pick()
         if slot < 0 or not self._spend():
             return False
-        self.plane.counts[<int>(Count.RETRY_DYING if dying else Count.RETRY_STATUS)] += 1
-        if self.relay.ended and not dying:
-            self._part(self.relay.rest)
+        self.plane.counts[<int>(Count.RETRY_DYING if self.dying else Count.RETRY_STATUS)] += 1
+        if self.relay.ended and not self.dying:
+            self._part()
         else:
             self._detach()
         self._release(Count.TURNED_AWAY)
-        if dying:
-            self.pool.load.failures_in_row = FATAL
         self.pending = None
         self._dispatch(slot, False)
         return True
@@ -350,41 +304,19 @@ cdef class Exchange(Sink):
         return 0
 
     cdef int _send(self, bytes data) except -1:
-        self.bytes_out += PyBytes_GET_SIZE(data)
+        self.account.bytes_out += PyBytes_GET_SIZE(data)
         return self.client.send(data)
-
-    cdef int _count_events(self, int n) except -1:
-        cdef double now = self.entered_s, gap
-        cdef int index
-        self.plane.counts[<int>Count.EVENTS] += n
-        self.pool.load.last_event_s = now
-        if self.first_s == 0:
-            self.first_s = now
-            self.producing = True
-            self.pool.load.producing += 1
-            observe(self.request.served.words + <int>ModelWord.M_TTFT, latency_bounds_s(),
-                    now - self.start_s)
-            observe(self.pool.words + <int>EndpointWord.E_TTFT, latency_bounds_s(),
-                    now - self.dispatch_s)
-            n -= 1
-        if n:
-            # Events that came in one read share the time since the one before.
-            gap = (now - self.last_s) / n
-            for index in range(n):
-                observe(self.request.served.words + <int>ModelWord.M_ITL, latency_bounds_s(), gap)
-        self.last_s = now
-        return 0
 
     cdef int _answered(self, bytes data) except -1:
         """The response is whole."""
         if self.relay.rest != <size_t>PyBytes_GET_SIZE(data):
             self.reusable = False       # bytes behind the end: not ours to guess at
-        self._part(self.relay.rest)
+        self._part()
         self._release(Count.ANSWERED)
         self._count_tokens()
         return self.over(Count.COMPLETED, self.status, NO_REASON, self._ending())
 
-    cdef int _part(self, size_t rest) except -1:
+    cdef int _part(self) except -1:
         """Give the connection back if it can carry another exchange."""
         cdef Upstream upstream = self.upstream
         self.upstream = None
@@ -432,37 +364,27 @@ cdef class Exchange(Sink):
             pool.words[<int>EndpointWord.E_FAILED] += 1
             if outcome != <int>Count.DIAL_FAILED:
                 pool.load.failures_in_row += 1
+        if self.dying:
+            # It will not recover by itself: the circuit opens at once.
+            pool.load.failures_in_row = FATAL
         return 0
 
     cdef int _count_tokens(self) except -1:
-        cdef int64_t tokens_in = self.relay.scanner.usage.tokens_in
-        cdef int64_t tokens_out = self.relay.scanner.usage.tokens_out
-        cdef int64_t* words = self.request.served.words
-        if self.status != 200:
-            return 0
-        if tokens_in >= 0:
-            words[<int>ModelWord.M_TOKENS_IN] += tokens_in
-        else:
-            words[<int>ModelWord.M_TOKENS_IN_ESTIMATED] += self.request.body_size // 4
-        if tokens_out >= 0:
-            words[<int>ModelWord.M_TOKENS_OUT] += tokens_out
-        else:
-            words[<int>ModelWord.M_TOKENS_OUT_ESTIMATED] += self.relay.scanner.n_events
-        if self.relay.scanner.usage.cached > 0:
-            words[<int>ModelWord.M_CACHED_TOKENS] += self.relay.scanner.usage.cached
+        if self.status == 200:
+            self.account.count_tokens(self.request, self.relay.scanner)
         return 0
 
     # -- failures
 
     cdef int on_dial_failed(self, str why) except -1:
-        self.entered_s = now_s()
+        self.account.enter()
         self._release(Count.DIAL_FAILED)
         return self._failed(retry.Cause.DIAL, Reason.CONNECT_FAILED, why)
 
     cdef int on_lost(self, bint clean) except -1:
         cdef bint reused = self.upstream.reused
         cdef int cause
-        self.entered_s = now_s()
+        self.account.enter()
         if self.stage >= <int>Stage.HOLDING and clean and self.relay.finish():
             return self._finished_by_close()
         self.upstream = None
@@ -490,7 +412,7 @@ cdef class Exchange(Sink):
         return self.over(Count.COMPLETED, self.status, NO_REASON, self._ending())
 
     cdef int on_malformed(self, int fault) except -1:
-        self.entered_s = now_s()
+        self.account.enter()
         self._detach()
         self._release(Count.MALFORMED)
         return self._failed(
@@ -502,7 +424,7 @@ cdef class Exchange(Sink):
         log.error("a request failed in the gateway", exc_info=error)
         if self.stage == <int>Stage.IDLE:
             return 0
-        self.entered_s = now_s()
+        self.account.enter()
         self._detach()
         self._release(Count.CUT)
         return self._give_up(Reason.INTERNAL, type(error).__name__)
@@ -510,13 +432,13 @@ cdef class Exchange(Sink):
     cdef int condemn(self, int slot, unsigned int generation, str why, bint hung) except -1:
         if not self.booked or self.slot != slot or self.pool.generation != generation:
             return 0
-        self.entered_s = now_s()
+        self.account.enter()
         if self.stage == <int>Stage.STREAMING and not hung:
             # Its listener is gone, but it may be finishing what it has: only silence ends this.
             self.doomed = True
             self.doom = why
             self.plane.wheel.set(
-                self.client, max(self.entered_s, self.last_s + self.plane.dead_silence_s)
+                self.client, max(self.account.entered_s, self.account.last_s + self.plane.dead_silence_s)
             )
             return 0
         self._detach()
@@ -524,31 +446,44 @@ cdef class Exchange(Sink):
         return self._failed(retry.Cause.CONDEMNED, Reason.ENDPOINT_CONDEMNED, why)
 
     cdef int on_late(self, double now) except -1:
-        self.entered_s = now
+        self.account.entered_s = now
         if self.stalled_s:
             if now - self.stalled_s >= self.plane.client_stall_s:
                 return self.cancel(Count.CANCEL_CLIENT_SLOW)
             self.plane.wheel.set(self.client, self.stalled_s + self.plane.client_stall_s)
             return 0
-        if self.stage == <int>Stage.WAITING:
-            self._detach()
-            self._release(Count.TIMED_OUT)
-            return self._failed(retry.Cause.TIMEOUT, Reason.FIRST_BYTE_TIMEOUT,
-                                f"{self.plane.first_byte_s:g}")
-        if self.stage < <int>Stage.HOLDING:
+        if self.stage < <int>Stage.WAITING:
             return 0
-        if self.doomed and now - self.last_s >= self.plane.dead_silence_s:
+        if self.doomed and now - self.account.last_s >= self.plane.dead_silence_s:
             self._detach()
             self._release(Count.CONDEMNED)
             return self._failed(retry.Cause.CONDEMNED, Reason.ENDPOINT_CONDEMNED, self.doom)
-        if now - self.last_s >= self.plane.event_s:
-            self._detach()
-            self._release(Count.TIMED_OUT)
+        if now >= self._patience_s():
+            return self._timed_out()
+        self.plane.wheel.set(
+            self.client,
+            self.account.last_s + self.plane.dead_silence_s if self.doomed else self._patience_s(),
+        )
+        return 0
+
+    cdef double _patience_s(self) noexcept:
+        """Until when the engine may be silent."""
+        if self.stage == <int>Stage.WAITING or (
+                self.kind == <int>BodyKind.EVENTS and self.account.first_s == 0):
+            # vLLM sends the head of a stream at once, long before it has a token.
+            return self.account.dispatch_s + self.plane.first_byte_s
+        return self.account.last_s + self.plane.event_s
+
+    cdef int _timed_out(self) except -1:
+        cdef bint began = self.stage != <int>Stage.WAITING and (
+            self.kind != <int>BodyKind.EVENTS or self.account.first_s > 0)
+        self._detach()
+        self._release(Count.TIMED_OUT)
+        if began:
             return self._failed(retry.Cause.TIMEOUT, Reason.EVENT_TIMEOUT,
                                 f"{self.plane.event_s:g}")
-        self.plane.wheel.set(self.client, self.last_s + (
-            self.plane.dead_silence_s if self.doomed else self.plane.event_s))
-        return 0
+        return self._failed(retry.Cause.TIMEOUT, Reason.FIRST_BYTE_TIMEOUT,
+                            f"{self.plane.first_byte_s:g}")
 
     cdef int _failed(self, int cause, int reason, str detail) except -1:
         """A dispatch failed and is settled: ask again, or tell the client."""
@@ -600,7 +535,7 @@ cdef class Exchange(Sink):
     # -- the client's side
 
     cdef int cancel(self, int cause) except -1:
-        self.entered_s = now_s()
+        self.account.enter()
         self._detach()
         self._release(Count.ABANDONED)
         self.plane.counts[cause] += 1
@@ -609,7 +544,7 @@ cdef class Exchange(Sink):
         return self.over(Count.CANCELLED, 499, NO_REASON, Ending.ABORT)
 
     cdef int cut(self, int reason) except -1:
-        self.entered_s = now_s()
+        self.account.enter()
         self._detach()
         self._release(Count.CUT)
         self.request.close_after = True
@@ -625,27 +560,16 @@ cdef class Exchange(Sink):
             self.stalled_s = 0
             if self.upstream is not None:
                 # The engine was not to blame for the silence.
-                self.last_s = now_s()
-                self.plane.wheel.set(self.client, self.last_s + self.plane.event_s)
+                self.account.last_s = now_s()
+                self.plane.wheel.set(self.client, self._patience_s())
                 self.upstream.transport.resume_reading()
         return 0
 
     # -- the account
 
     cdef int over(self, int outcome, int status, int reason, int ending) except -1:
-        cdef double now = now_s()
-        cdef int64_t* counts = self.plane.counts
-        counts[outcome] += 1
-        if reason:
-            counts[<int>Area.REASONS + reason] += 1
-        if self.request.served is not None:
-            self.request.served.words[<int>ModelWord.M_STATUS + status_index(status)] += 1
-            observe(self.request.served.words + <int>ModelWord.M_TOTAL, latency_bounds_s(),
-                    now - self.start_s)
-        observe(counts + <int>Area.OWN_TIME, short_bounds_s(),
-                self.own_s + now - self.entered_s)
-        if self.plane.logs_access:
-            self._log(now, outcome, status, reason)
+        self.account.end(outcome, status, reason, self.request, self.pool, self.n_dispatches,
+                         self.relay.scanner.n_events)
         self._clear()
         return self.client.on_over(ending)
 
@@ -658,42 +582,10 @@ cdef class Exchange(Sink):
         self.request.clear()
         self.pending = None
         self.doom = None
-        self.first_s = self.own_s = self.stalled_s = 0
-        self.bytes_out = 0
+        self.stalled_s = 0
+        self.n_dispatches = 0
         self.doomed = False
         return 0
-
-    cdef int _log(self, double now, int outcome, int status, int reason) except -1:
-        cdef list access = self.plane.access
-        cdef Request request = self.request
-        if len(access) >= 10_000:
-            self.plane.counts[<int>Count.ACCESS_LOG_DROPPED] += 1
-            return 0
-        record = {
-            "time": now,        # monotonic: Plane.take_access makes it a time of day
-            "request_id": latin(request.request_id),
-            "method": latin(request.method),
-            "path": latin(request.target),
-            "model": request.served.name if request.served is not None else None,
-            "key": request.holder,
-            "status": status,
-            "outcome": OUTCOMES[outcome],
-            "reason": Reason(reason).name.lower() if reason else None,
-            "endpoint": self.pool.endpoint.name if self.pool is not None else None,
-            "dispatches": self.n_dispatches,
-            "ttft_s": round(self.first_s - self.start_s, 6) if self.first_s else None,
-            "total_s": round(now - self.start_s, 6),
-            "events": self.relay.scanner.n_events,
-            "bytes_in": request.body_size,
-            "bytes_out": self.bytes_out,
-        }
-        access.append(record)
-        return 0
-
-
-cdef str latin(bytes value):
-    return None if value is None else value.decode("latin-1")
-
 
 cdef int _kind_of(const char* value, size_t size) noexcept:
     """What a Content-Type says of a body; media types are case-insensitive, engines lower-case."""

@@ -39,13 +39,13 @@ cdef class Session(Client):
     cdef bint starved               # reading is paused for want of memory
     cdef bint eof                   # the client has half-closed, and may
     # private
+    cdef void _leave(self) noexcept
     cdef int _broke(self, object error) except -1
     cdef int _append(self, bytes data) except -1
     cdef int _take_ahead(self, bytes data) except -1
     cdef int _advance(self) except -1
     cdef bint _next_head(self) except -1
     cdef int _rest(self) except -1
-    cdef int _accept(self) except -1
     cdef int _begin(self, const char* p, const Head* head) except -1
     cdef int _begin_body(self, const Head* head) except -1
     cdef object _cut_input(self, size_t n)

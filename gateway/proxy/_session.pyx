@@ -60,7 +60,7 @@ cdef class Session(Client):
             if self.exchange.stage:
                 self.exchange.cancel(Count.CANCEL_CLIENT_GONE)
             elif before == <int>Phase.BODY or before == <int>Phase.RUNNING:
-                self.exchange.entered_s = now_s()
+                self.exchange.account.enter()
                 self.plane.counts[<int>Count.CANCEL_CLIENT_GONE] += 1
                 self.exchange.over(Count.CANCELLED, 499, Reason.NONE, Ending.ABORT)
         finally:
@@ -74,15 +74,15 @@ cdef class Session(Client):
     def data_received(self, bytes data):
         cdef double entered_s = now_s()
         self.plane.counts[<int>Count.CLIENT_BYTES_IN] += PyBytes_GET_SIZE(data)
-        self.exchange.entered_s = entered_s
+        self.exchange.account.entered_s = entered_s
         try:
             if self.phase == <int>Phase.HEAD:
                 self._append(data)
                 self._advance()
-                self.exchange.leave()
+                self._leave()
             elif self.phase == <int>Phase.BODY:
                 self._take_body(data, 0)
-                self.exchange.leave()
+                self._leave()
             elif self.phase == <int>Phase.RUNNING:
                 self._take_ahead(data)
             elif self.phase == <int>Phase.LINGER:
@@ -91,6 +91,10 @@ cdef class Session(Client):
                     self.transport.abort()
         except Exception as error:
             self._broke(error)
+
+    cdef void _leave(self) noexcept:
+        if self.exchange.stage:
+            self.exchange.account.leave()
 
     def eof_received(self):
         if self.plane.half_close and self.phase == <int>Phase.RUNNING:
@@ -165,12 +169,12 @@ cdef class Session(Client):
         if size == 0:
             if self.seen == 0:
                 self.plane.wheel.drop(self)
-                self.plane.wheel.set(self, self.exchange.entered_s + self.plane.head_s)
+                self.plane.wheel.set(self, self.exchange.account.entered_s + self.plane.head_s)
             self.seen = n
             return False
         self.seen = 0
         fault = size if size < 0 else parse_request(p, size, &self.plane.head)
-        self._accept()
+        self.exchange.account.begin()
         if fault < 0:
             self._refuse_fault(fault)
             return False
@@ -185,14 +189,7 @@ cdef class Session(Client):
         if self.eof or self.plane.draining:
             self.transport.close()
             return 0
-        self.plane.wheel.set(self, self.exchange.entered_s + self.plane.client_keep_alive_s)
-        return 0
-
-    cdef int _accept(self) except -1:
-        """From here on the request is in the account and will leave it exactly once."""
-        self.plane.counts[<int>Count.ACCEPTED] += 1
-        self.exchange.start_s = self.exchange.entered_s
-        self.exchange.n_dispatches = 0
+        self.plane.wheel.set(self, self.exchange.account.entered_s + self.plane.client_keep_alive_s)
         return 0
 
     cdef int _begin(self, const char* p, const Head* head) except -1:
@@ -225,7 +222,7 @@ cdef class Session(Client):
         self.pieces = []
         self.window = 0
         self.plane.wheel.drop(self)
-        self.plane.wheel.set(self, self.exchange.entered_s + self.plane.body_idle_s)
+        self.plane.wheel.set(self, self.exchange.account.entered_s + self.plane.body_idle_s)
         if n == 0:
             self.input = None
             self.at = 0
@@ -360,7 +357,7 @@ cdef class Session(Client):
             text = None
         if self.phase != <int>Phase.RUNNING:
             return
-        self.exchange.entered_s = now_s()
+        self.exchange.account.enter()
         if text is None:
             self._refuse_for(Reason.NO_ENDPOINT, ("the control process does not answer",))
         else:
@@ -397,7 +394,7 @@ cdef class Session(Client):
         )
 
     cdef int _send_own(self, bytes data) except -1:
-        self.exchange.bytes_out += PyBytes_GET_SIZE(data)
+        self.exchange.account.bytes_out += PyBytes_GET_SIZE(data)
         return self.send(data)
 
     cdef bint _skip_body(self) except -1:
@@ -456,7 +453,7 @@ cdef class Session(Client):
 
     cdef void on_deadline(self, double now) noexcept:
         try:
-            self.exchange.entered_s = now
+            self.exchange.account.entered_s = now
             self._late(now)
         except Exception as error:
             self._broke(error)
@@ -467,7 +464,7 @@ cdef class Session(Client):
         if self.phase == <int>Phase.BODY:
             return self._late_body(now)
         if self.phase == <int>Phase.HEAD and self.seen:
-            self._accept()
+            self.exchange.account.begin()
             self.request.close_after = True
             return self._refuse_for(Reason.HEAD_TIMEOUT, ())
         self.transport.abort()
@@ -493,7 +490,7 @@ cdef class Session(Client):
 
     def cut(self):
         """End at once, with an error that says why where one still fits."""
-        self.exchange.entered_s = now_s()
+        self.exchange.account.enter()
         if self.exchange.stage:
             self.exchange.cut(Reason.DRAIN_GRACE_OVER)
         elif self.phase == <int>Phase.BODY:

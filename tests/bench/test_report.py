@@ -142,6 +142,14 @@ def test_median_of_the_rounds_counts():
     assert comparison(*rows).spread("nginx", "plain") == (9.0, 50.0)
 
 
+def test_ratio_is_taken_within_a_round():
+    found = comparison(
+        *(row("nginx", cpu_us=us, number=i) for i, us in enumerate((10.0, 100.0, 10.0))),
+        *(row("headgate", cpu_us=us, number=i) for i, us in enumerate((12.0, 120.0, 12.0))),
+    )
+    assert found.ratio("headgate", "nginx", "plain") == pytest.approx(1.2)
+
+
 def test_missing_peers_are_named():
     found = report.Found(comparison(row("headgate"), row("nginx")), None, None, None)
     assert "Not measured: smg: it is not there." in render(found)

@@ -1,0 +1,36 @@
+"""The relay of response bodies as Python values, for tests."""
+
+from typing import Any, NamedTuple
+
+class Relayed(NamedTuple):
+    """What a relay made of its input so far."""
+
+    out: list[bytes]
+    """What went out after each piece; the last is of `finish`, if the connection's end was told."""
+    ended: bool
+    finished: bool
+    """`finish` said that the body is whole."""
+    fault: int
+    """Negative: that piece was refused, and nothing behind it was fed."""
+    rest: int
+    """Bytes of the last piece that belong to another message."""
+    n_events: int
+    tokens_out: int
+    takes_events: list[bool]
+    """After each piece: could events be put behind what has gone out?"""
+    endings: list[bytes]
+    """After each piece: what would have ended the body with `ending_frames`."""
+    shape: int
+
+def relay(
+    head: bytes,
+    pieces: list[bytes],
+    kind: int = 0,
+    end_mark: int = 0,
+    http_1_0: bool = False,
+    to_head: bool = False,
+    rewriter: Any = None,
+    eof: bool = False,
+    ending_frames: bytes = b"",
+) -> Relayed:
+    """Relay the pieces of a body that `head` frames. ValueError: not a response's head."""
