@@ -7,11 +7,14 @@ from gateway.http.faults import REFUSALS
 from gateway.reasons import REASONS, Reason
 
 from gateway.http._body cimport Framing
-from gateway.http._head cimport Fault, FieldId, Head
+from gateway.http._head cimport Fault, FieldId, Head, Span
 from gateway.http._write cimport Buffer
 from gateway.proxy._plane cimport Plane
 from gateway.proxy._relay cimport Relay, Shape
 from gateway.proxy._request cimport Request
+
+cdef extern from "strings.h" nogil:
+    int strncasecmp(const char* a, const char* b, size_t n)
 
 cdef dict STATUS_LINES = {}
 
@@ -28,6 +31,11 @@ cdef bytes status_line(int status):
     return line
 
 
+cdef inline bint is_cors(const char* p, Span name) noexcept nogil:
+    # Where CORS is ours the engine's own must not stand beside it: browsers refuse two.
+    return name.size > 15 and strncasecmp(p + name.start, b"access-control-", 15) == 0
+
+
 cdef bytes relayed_head(Plane plane, Request request, Relay relay, const char* p,
                         const Head* head, bytes decision):
     cdef Buffer out = plane.scratch
@@ -37,7 +45,8 @@ cdef bytes relayed_head(Plane plane, Request request, Relay relay, const char* p
     for index in range(head.n_fields):
         id = head.fields[index].id
         if id < <int>FieldId.CONNECTION and id != <int>FieldId.CONTENT_LENGTH and (
-                id != <int>FieldId.TRANSFER_ENCODING and id != <int>FieldId.X_REQUEST_ID):
+                id != <int>FieldId.TRANSFER_ENCODING and id != <int>FieldId.X_REQUEST_ID) and (
+                request.cors is None or not is_cors(p, head.fields[index].name)):
             out.put_field(p, head.fields[index].name, head.fields[index].value)
     if relay.shape == <int>Shape.CHUNKS or (
             relay.shape == <int>Shape.AS_SENT

@@ -6,6 +6,10 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memchr, memcmp, memset
 
 
+cdef enum:
+    MAX_NAME_BYTES = 20     # previous_response_id
+
+
 cdef inline size_t skip_space(const char* p, size_t n, size_t at) noexcept nogil:
     while at < n and (p[at] == c" " or p[at] == c"\n" or p[at] == c"\r" or p[at] == c"\t"):
         at += 1
@@ -78,18 +82,53 @@ cdef Py_ssize_t value_end(const char* p, size_t n, size_t at, int max_depth) noe
     return JsonFault.CUT_OFF
 
 
+cdef inline int hex_value(char c) noexcept nogil:
+    if c"0" <= c <= c"9":
+        return c - c"0"
+    if c"a" <= (c | 32) <= c"f":
+        return (c | 32) - c"a" + 10
+    return -1
+
+
+cdef Py_ssize_t unescape(const char* p, size_t n, char* out, size_t room) noexcept nogil:
+    """The ASCII text of a JSON string's inside, in `out`; -1: longer, other text, or malformed."""
+    cdef size_t at = 0, size = 0
+    cdef int digit, code, k
+    while at < n:
+        if size == room:
+            return -1
+        code = <unsigned char>p[at]
+        at += 1
+        if code == c"\\":
+            # None of our names needs an escape but \u: the others stand for signs.
+            if at + 5 > n or p[at] != c"u":
+                return -1
+            code = 0
+            for k in range(1, 5):
+                digit = hex_value(p[at + k])
+                if digit < 0:
+                    return -1
+                code = code * 16 + digit
+            at += 5
+        if code > 127:
+            return -1
+        out[size] = <char>code
+        size += 1
+    return size
+
+
 cdef Value* member(const char* p, size_t start, size_t size, Envelope* envelope) noexcept:
     """Where the value of the name p[start:start+size] (quotes included) is kept, or NULL."""
     cdef const char* name = p + start + 1
-    cdef bytes plain
+    cdef char[MAX_NAME_BYTES] plain
+    cdef Py_ssize_t plain_size
     size -= 2
     if memchr(name, c"\\", size) != NULL:
-        try:
-            plain = json.loads(p[start:start + size + 2]).encode()
-        except ValueError:
-            return NULL     # the engine will say so
+        plain_size = unescape(name, size, plain, MAX_NAME_BYTES)
+        if plain_size < 0:
+            return NULL
         name = plain
-        size = len(plain)
+        size = plain_size
     if size == 5 and memcmp(name, b"model", 5) == 0:
         return &envelope.model
     if size == 6 and memcmp(name, b"stream", 6) == 0:

@@ -34,6 +34,7 @@ cpdef enum Ending:
 
 cdef class Client(Timed):
     """What an exchange needs of its client's connection."""
+    cdef double stalled_s           # since when its buffer is full; 0: it is not
     cdef int send(self, bytes data) except -1
     # The response has begun: the request's body is of no more use.
     cdef int on_commit(self) except -1
@@ -71,8 +72,6 @@ cdef class Exchange(Sink):
     cdef bint gathers               # may be turned away: not sent before its body is known
     cdef bint reusable
     cdef bytes pending              # what has not gone to the client yet
-    cdef double stalled_s           # since when the client does not read; 0: it does
-
     # The request has been read. Ends in `client.on_over`.
     cdef int start(self) except -1
     # The client has gone, or must go: `cause` is a Count of cancels.
@@ -100,7 +99,6 @@ cdef class Exchange(Sink):
     cdef int _commit(self) except -1
     cdef int _remember_response(self, bytes first) except -1
     cdef int _send(self, bytes data) except -1
-    cdef int _answered(self, bytes data) except -1
     cdef int _detach(self) except -1
     cdef int _release(self, int outcome) except -1
     cdef int _count_tokens(self) except -1
@@ -117,3 +115,6 @@ cdef class Exchange(Sink):
     cdef int _part(self) except -1
     cdef double _patience_s(self) noexcept
     cdef int _timed_out(self) except -1
+    cdef bint _failed_at_once(self) noexcept
+    cdef int _answered(self) except -1
+    cdef bint _still_there(self) except -1

@@ -112,6 +112,7 @@ cdef class Exchange(Sink):
         self.n_dispatches += 1
         self.booked = True
         self.producing = self.doomed = self.dying = False
+        self.account.first_s = 0
         pool.load.in_flight += 1
         pool.words[<int>EndpointWord.E_DISPATCHED] += 1
         self.plane.counts[<int>Count.DISPATCHED] += 1
@@ -204,7 +205,9 @@ cdef class Exchange(Sink):
         self.relay.out = None
         if fault < 0:
             return self.on_malformed(fault)
-        if self.relay.new_events:
+        if self.relay.ended and self.relay.rest != <size_t>PyBytes_GET_SIZE(data):
+            self.reusable = False       # bytes behind the end: not ours to guess at
+        if self.relay.new_events and not self._failed_at_once():
             if self.account.count_events(self.relay.new_events, self.request, self.pool):
                 self.producing = True
                 self.pool.load.producing += 1
@@ -216,8 +219,8 @@ cdef class Exchange(Sink):
         elif self._held_back(out):
             return 0
         if self.relay.ended:
-            return self._answered(data)
-        if not self.doomed:
+            return self._answered()
+        if not self.doomed and not self.client.stalled_s:
             self.plane.wheel.set(self.client, self._patience_s())
         self.account.leave()
         return 0
@@ -234,16 +237,21 @@ cdef class Exchange(Sink):
             if self._turned_away():
                 return True
         elif out is None and not self.relay.ended:
-            if self.kind == <int>BodyKind.EVENTS:
-                self.account.leave()
-                return True
-        elif self.relay.scanner.failed and self.relay.scanner.n_events == 1:
-            # An engine that dies before its first token says so in an event.
+            self.account.leave()
+            return True
+        elif self._failed_at_once():
             self.dying = self._is_dying(500)
             if self.dying and self._turned_away():
                 return True
         self._commit()
         return False
+
+    cdef bint _failed_at_once(self) noexcept:
+        """The stream's first event is an error: so says an engine that dies before its first token."""
+        return (
+            self.stage == <int>Stage.HOLDING
+            and self.relay.scanner.failed and self.relay.scanner.n_events == 1
+        )
 
     cdef bint _is_dying(self, int status) except -1:
         for known, piece in self.pool.dying_answers:
@@ -307,10 +315,8 @@ cdef class Exchange(Sink):
         self.account.bytes_out += PyBytes_GET_SIZE(data)
         return self.client.send(data)
 
-    cdef int _answered(self, bytes data) except -1:
+    cdef int _answered(self) except -1:
         """The response is whole."""
-        if self.relay.rest != <size_t>PyBytes_GET_SIZE(data):
-            self.reusable = False       # bytes behind the end: not ours to guess at
         self._part()
         self._release(Count.ANSWERED)
         self._count_tokens()
@@ -321,7 +327,7 @@ cdef class Exchange(Sink):
         cdef Upstream upstream = self.upstream
         self.upstream = None
         if self.reusable and not upstream.closed and upstream.is_flushed():
-            if self.stalled_s:
+            if self.client.stalled_s:
                 upstream.transport.resume_reading()
             self.pool.give(upstream)
         else:
@@ -447,10 +453,10 @@ cdef class Exchange(Sink):
 
     cdef int on_late(self, double now) except -1:
         self.account.entered_s = now
-        if self.stalled_s:
-            if now - self.stalled_s >= self.plane.client_stall_s:
+        if self.client.stalled_s:
+            if now - self.client.stalled_s >= self.plane.client_stall_s:
                 return self.cancel(Count.CANCEL_CLIENT_SLOW)
-            self.plane.wheel.set(self.client, self.stalled_s + self.plane.client_stall_s)
+            self.plane.wheel.set(self.client, self.client.stalled_s + self.plane.client_stall_s)
             return 0
         if self.stage < <int>Stage.WAITING:
             return 0
@@ -497,7 +503,7 @@ cdef class Exchange(Sink):
                                deaths=self.deaths)
         if verdict == retry.Verdict.GIVE_UP:
             return self._give_up(reason, detail)
-        if verdict == retry.Verdict.SAME_FRESH and self.n_tried < MAX_TRIED:
+        if verdict == retry.Verdict.SAME_FRESH and self._still_there():
             self.refreshed = True
             self.plane.counts[<int>Count.RETRY_REUSED] += 1
             return self._dispatch(self.slot, True)
@@ -511,6 +517,10 @@ cdef class Exchange(Sink):
             Count.RETRY_CONDEMNED if cause == retry.Cause.CONDEMNED else Count.RETRY_LOST
         )] += 1
         return self._dispatch(slot, False)
+
+    cdef bint _still_there(self) except -1:
+        """The endpoint is in the fleet, under the same generation, and may be asked again."""
+        return self.n_tried < MAX_TRIED and self.plane.pools[self.slot] is self.pool
 
     cdef int _give_up(self, int reason, str detail) except -1:
         """Tell the client, in its dialect, by whatever still fits."""
@@ -551,18 +561,15 @@ cdef class Exchange(Sink):
         return self._give_up(reason, "")
 
     cdef int hold(self, bint full) except -1:
-        if full and not self.stalled_s:
-            self.stalled_s = now_s()
-            self.plane.wheel.set(self.client, self.stalled_s + self.plane.client_stall_s)
-            if self.upstream is not None:
-                self.upstream.transport.pause_reading()
-        elif self.stalled_s and not full:
-            self.stalled_s = 0
-            if self.upstream is not None:
-                # The engine was not to blame for the silence.
-                self.account.last_s = now_s()
-                self.plane.wheel.set(self.client, self._patience_s())
-                self.upstream.transport.resume_reading()
+        if self.upstream is None:
+            return 0
+        if full:
+            self.upstream.transport.pause_reading()
+        else:
+            # The engine was not to blame for the silence.
+            self.account.last_s = now_s()
+            self.plane.wheel.set(self.client, self._patience_s())
+            self.upstream.transport.resume_reading()
         return 0
 
     # -- the account
@@ -582,7 +589,6 @@ cdef class Exchange(Sink):
         self.request.clear()
         self.pending = None
         self.doom = None
-        self.stalled_s = 0
         self.n_dispatches = 0
         self.doomed = False
         return 0

@@ -18,6 +18,7 @@ cdef class Served:
     cdef readonly int n_slots
     cdef int64_t* words             # its counters in this worker's column
     cdef bint exact_usage
+    cdef bint is_held_by(self, int slot) noexcept nogil
 
 cdef class Holder:
     """A known key."""

@@ -54,6 +54,15 @@ cdef double now_s() noexcept nogil:
     return t.tv_sec + t.tv_nsec * 1e-9
 
 
+cdef bint climbs(bytes path) except -1:
+    """Would a server that normalises this path (RFC 3986 6.2.2.3) look elsewhere than we do?"""
+    cdef bytes plain = path.lower()
+    return (
+        b"//" in plain or b"/./" in plain or b"/../" in plain or plain.endswith((b"/.", b"/.."))
+        or b"%2e" in plain or b"%2f" in plain or b"%5c" in plain or b"\\" in plain
+    )
+
+
 cdef class Served:
     def __init__(self, str name, slots, bint exact_usage):
         cdef int index, slot
@@ -71,6 +80,13 @@ cdef class Served:
 
     def __dealloc__(self):
         free(self.slots)
+
+    cdef bint is_held_by(self, int slot) noexcept nogil:
+        cdef int index
+        for index in range(self.n_slots):
+            if self.slots[index] == slot:
+                return True
+        return False
 
 
 cdef class Holder:
@@ -226,7 +242,9 @@ cdef class Plane:
         if name.startswith(b"/v1/models/"):
             return Path(Local.MODEL, None)
         route = find_route(name.decode("latin-1"), self.extra_routes)
-        return None if route is None else Path(Local.RELAYED, route)
+        if route is None or (route.path.endswith("/") and climbs(name)):
+            return None
+        return Path(Local.RELAYED, route)
 
     cdef Holder holder(self, bytes key):
         # The digest is looked up, never compared: there is no time to measure but the hash's own.

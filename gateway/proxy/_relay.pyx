@@ -191,6 +191,7 @@ cdef class Relay:
     cdef int _wrap(self, bytes payload) except -1:
         if self.rewriter is not None:
             payload = self.rewriter.feed(payload)
+            self.abort_only = self.rewriter.is_passing
             if self.ended:
                 payload += self.rewriter.finish()
         elif self.kind == <int>BodyKind.EVENTS:

@@ -57,6 +57,7 @@ cdef class Request:
     cdef int _splice(self, Value old, bytes new) except -1
     cdef int _ask_for_usage(self, const char* p, const Envelope* envelope) except -1
     cdef int _pin(self, str response) except -1
+    cdef Served _target(self, split)
 
 # Where a body's bytes begin: of bytes, or of a view into bytes; None has none.
 cdef const char* start_of(object body) noexcept

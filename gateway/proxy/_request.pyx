@@ -232,9 +232,6 @@ cdef class Request:
         if (envelope.kv_transfer_params.size and not self.plane.kv_transfer_params
                 and not is_literal(p, envelope.kv_transfer_params, b"null", 4)):
             return self._refuse(Reason.FORBIDDEN_FIELD, ("kv_transfer_params",))
-        reason = self._choose_model(asked)
-        if reason:
-            return reason
         if envelope.previous_response_id.size and (
                 not is_literal(p, envelope.previous_response_id, b"null", 4)):
             reason = self._pin(
@@ -242,6 +239,9 @@ cdef class Request:
             )
             if reason:
                 return reason
+        reason = self._choose_model(asked)
+        if reason:
+            return reason
         if asked is not None and asked != self.served.key:
             self._splice(envelope.model, json.dumps(self.served.name).encode())
             p = start_of(self.body)
@@ -263,14 +263,24 @@ cdef class Request:
             return self._refuse(Reason.FORBIDDEN_MODEL, (name.decode("utf-8", "replace"),))
         self.served = plane.models.get(name)
         if self.served is None:
-            split = plane.aliases.get(name)
-            if split is not None:
-                self.served = plane.models.get(split.next().encode())
+            self.served = self._target(plane.aliases.get(name))
         if self.served is None:
             return self._refuse_model(name.decode("utf-8", "replace"))
         if not self.usage_is_set:
             self.exact_usage = self.served.exact_usage
         return 0
+
+    cdef Served _target(self, split):
+        """The model that an alias stands for this time; a follow-up stays where its model is."""
+        cdef Served served
+        if split is None:
+            return None
+        if self.pinned >= 0:
+            for name in split.names:
+                served = self.plane.models.get(name.encode())
+                if served is not None and served.is_held_by(self.pinned):
+                    return served
+        return self.plane.models.get(split.next().encode())
 
     cdef int _refuse_model(self, str name) except -1:
         if self.plane.complete:

@@ -76,7 +76,9 @@ cdef class Session(Client):
         self.plane.counts[<int>Count.CLIENT_BYTES_IN] += PyBytes_GET_SIZE(data)
         self.exchange.account.entered_s = entered_s
         try:
-            if self.phase == <int>Phase.HEAD:
+            if self.phase == <int>Phase.HEAD and self.stalled_s:
+                self._take_ahead(data)
+            elif self.phase == <int>Phase.HEAD:
                 self._append(data)
                 self._advance()
                 self._leave()
@@ -106,12 +108,22 @@ cdef class Session(Client):
         return False
 
     def pause_writing(self):
+        """More has been written than the client takes: nothing is read for it until it does."""
+        self.stalled_s = now_s()
+        self.plane.wheel.set(self, self.stalled_s + self.plane.client_stall_s)
         if self.exchange.stage:
             self.exchange.hold(True)
 
     def resume_writing(self):
+        self.stalled_s = 0
         if self.exchange.stage:
             self.exchange.hold(False)
+        elif self.phase == <int>Phase.HEAD:
+            self.exchange.account.enter()
+            try:
+                self._advance()
+            except Exception as error:
+                self._broke(error)
 
     cdef int _broke(self, object error) except -1:
         """Our own code raised: a bug, which must cost this connection alone."""
@@ -138,8 +150,12 @@ cdef class Session(Client):
         """A pipelined request: kept up to one head's size while the response runs."""
         self._append(data)
         self.seen = 0
-        if PyBytes_GET_SIZE(self.input) > MAX_HEAD_BYTES:
-            self.exchange.cancel(Count.CANCEL_PIPELINE)
+        if PyBytes_GET_SIZE(self.input) <= MAX_HEAD_BYTES:
+            return 0
+        if self.exchange.stage:
+            return self.exchange.cancel(Count.CANCEL_PIPELINE)
+        self.plane.counts[<int>Count.CANCEL_PIPELINE] += 1
+        self.transport.abort()
         return 0
 
     cdef int _advance(self) except -1:
@@ -160,6 +176,10 @@ cdef class Session(Client):
         cdef size_t n
         cdef Py_ssize_t size
         cdef int fault
+        if self.stalled_s:
+            # What was asked before has not been read: no more until it is.
+            self.plane.wheel.set(self, self.stalled_s + self.plane.client_stall_s)
+            return False
         if self.input is None or self.at == <size_t>PyBytes_GET_SIZE(self.input):
             self._rest()
             return False
@@ -463,7 +483,7 @@ cdef class Session(Client):
             return self.exchange.on_late(now)
         if self.phase == <int>Phase.BODY:
             return self._late_body(now)
-        if self.phase == <int>Phase.HEAD and self.seen:
+        if self.phase == <int>Phase.HEAD and self.seen and not self.stalled_s:
             self.exchange.account.begin()
             self.request.close_after = True
             return self._refuse_for(Reason.HEAD_TIMEOUT, ())

@@ -2,6 +2,11 @@
 
 __all__ = ["model_part"]
 
+# An upload has a handful of parts with heads of some hundred bytes; reading them holds up every
+# stream of the worker.
+MAX_PARTS = 64
+MAX_PART_HEAD_BYTES = 4096
+
 
 def model_part(body: bytes, content_type: str) -> str | None:
     """The value of the form part named `model`; None if there is none.
@@ -11,18 +16,25 @@ def model_part(body: bytes, content_type: str) -> str | None:
     boundary = _parameter(content_type, "boundary")
     if not content_type.lower().startswith("multipart/form-data") or not boundary:
         raise ValueError("a multipart/form-data body with a boundary is expected here")
-    for part in body.split(b"--" + boundary.encode("latin-1"))[1:]:
-        head, found, value = part.partition(b"\r\n\r\n")
-        if not found:
-            continue
-        for line in head.split(b"\r\n"):
-            name, _, rest = line.partition(b":")
-            if (
-                name.strip().lower() == b"content-disposition"
-                and _parameter(rest.decode("latin-1"), "name") == "model"
-            ):
-                return value.removesuffix(b"\r\n").decode("utf-8", "replace")
-    return None
+    mark = b"--" + boundary.encode("latin-1")
+    at = body.find(mark)
+    for _ in range(MAX_PARTS):
+        if at < 0:
+            return None
+        start = at + len(mark)
+        at = body.find(mark, start)
+        head_end = body.find(b"\r\n\r\n", start, start + MAX_PART_HEAD_BYTES)
+        if 0 <= head_end < at and _names_model(body[start:head_end]):
+            return body[head_end + 4 : at].removesuffix(b"\r\n").decode("utf-8", "replace")
+    raise ValueError(f"the form has more than {MAX_PARTS} parts before one named 'model'")
+
+
+def _names_model(head: bytes) -> bool:
+    for line in head.split(b"\r\n"):
+        name, _, rest = line.partition(b":")
+        if name.strip().lower() == b"content-disposition":
+            return _parameter(rest.decode("latin-1"), "name") == "model"
+    return False
 
 
 def _parameter(value: str, name: str) -> str:

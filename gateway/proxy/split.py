@@ -20,6 +20,11 @@ class Split:
         self._credit = [0.0] * len(choices)
         self._total = sum(self._weights)
 
+    @property
+    def names(self) -> list[str]:
+        """The targets."""
+        return list(self._names)
+
     def next(self) -> str:
         """The target of the next request."""
         credit = self._credit

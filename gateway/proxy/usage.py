@@ -10,6 +10,9 @@ from typing import Any
 
 __all__ = ["UsageStripper", "with_usage"]
 
+# As in the relay: a larger event is let through without a look.
+MAX_EVENT_BYTES = 64 * 1024
+
 
 def with_usage(options: bytes) -> bytes | None:
     """`stream_options` with `include_usage` set; None: it is set already.
@@ -40,17 +43,29 @@ class UsageStripper:
     def __init__(self) -> None:
         self._tail = b""
         self._held = b""
+        self._searched = 0
+        self.is_passing = False
+        """An event of more than MAX_EVENT_BYTES is going out in pieces."""
 
     def feed(self, payload: bytes) -> bytes:
         """Events that are complete and decided on."""
-        out: list[bytes] = []
+        out = []
         self._tail += payload
-        while True:
-            end = _event_end(self._tail)
-            if end < 0:
-                return b"".join(out)
-            event, self._tail = self._tail[:end], self._tail[end:]
-            out.append(self._take(event))
+        while (end := _event_end(self._tail, self._searched)) >= 0:
+            event, self._tail, self._searched = self._tail[:end], self._tail[end:], 0
+            if self.is_passing:
+                out.append(event)
+                self.is_passing = False
+            else:
+                out.append(self._take(event))
+        if self.is_passing or len(self._tail) > MAX_EVENT_BYTES:
+            self.is_passing = True
+            # What could be part of an event's end stays.
+            cut = max(0, len(self._tail) - 2)
+            out += [self._held, self._tail[:cut]]
+            self._held, self._tail = b"", self._tail[cut:]
+        self._searched = max(0, len(self._tail) - 2)
+        return b"".join(out)
 
     def finish(self) -> bytes:
         """What is left when the stream has ended, an incomplete event included."""
@@ -72,8 +87,9 @@ class UsageStripper:
         return event
 
 
-def _event_end(data: bytes) -> int:
-    ends = [at + len(mark) for mark in (b"\n\n", b"\n\r\n") if (at := data.find(mark)) >= 0]
+def _event_end(data: bytes, start: int) -> int:
+    marks = (b"\n\n", b"\n\r\n")
+    ends = [at + len(mark) for mark in marks if (at := data.find(mark, start)) >= 0]
     return min(ends, default=-1)
 
 

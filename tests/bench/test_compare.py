@@ -22,7 +22,7 @@ def test_measures_the_gateway(comparison, workload):
     mine = rows[1]
     assert mine.units > 1
     assert mine.rps > 0
-    assert 0 <= mine.worker_cpu_us <= mine.cpu_us < 10_000
+    assert 0 <= mine.worker_cpu_us <= mine.cpu_us * 1.0001 < 10_000
     assert 10e6 < mine.rss_bytes < 500e6
     assert comparison.versions["headgate"][0].isdigit()
 

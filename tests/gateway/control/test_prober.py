@@ -6,7 +6,6 @@ import time
 
 import pytest
 import trustme
-import uvloop
 
 from gateway._shared import Shared
 from gateway.config import Engine, Secret
@@ -79,7 +78,7 @@ def scene(engine_double, pen, until):
             await house.prober.close()
             await engine.stop()
 
-        uvloop.run(inside())
+        asyncio.run(inside())
 
     return run
 
@@ -122,7 +121,7 @@ def test_an_engine_that_is_loading_and_one_that_wants_a_key(engine_double, pen, 
         await loading.stop()
         await locked.stop()
 
-    uvloop.run(inside())
+    asyncio.run(inside())
 
 
 def test_key_host_and_tls(engine_double, pen, until, tmp_path):
@@ -156,7 +155,7 @@ def test_a_name_without_an_address(pen, until):
         await until(lambda: "has no address" in house.prober.watches[0].health.reason)
         await house.prober.close()
 
-    uvloop.run(inside())
+    asyncio.run(inside())
 
 
 def test_an_idle_engine_that_goes_is_found_dead(scene, until):
