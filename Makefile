@@ -7,6 +7,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 ONCE ?=
 ARGS ?=
 
@@ -55,7 +56,7 @@ bench: $(BUILT) ## Measure
 dist: $(BUILT) ## Source archive, and a wheel built from it, in dist/
 	rm -rf dist
 	$(BIN)/python setup.py -q sdist
-	$(BIN)/pip wheel -q --no-deps --wheel-dir dist dist/*.tar.gz
+	$(PIP) wheel -q --no-deps --wheel-dir dist dist/*.tar.gz
 	@ls -l dist
 
 clean: ## Remove what was built; .venv stays (delete it to begin from nothing)
@@ -65,11 +66,14 @@ clean: ## Remove what was built; .venv stays (delete it to begin from nothing)
 	find $(PACKAGES) -name '*.pyx' | sed 's/pyx$$/c/' | xargs rm -f
 	find $(PACKAGES) tests -name __pycache__ -prune -exec rm -rf {} +
 
-# The editable install builds the extensions too; the second rule then finds them in place.
+# What the build itself needs stays in .venv, for the rule below; see setup.py for the rest.
 $(INSTALLED): pyproject.toml setup.py
 	@PYTHON='$(PYTHON)' ./.ci/preflight
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -c 'import tomllib; \
+	    print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	    | $(PIP) install -q -r /dev/stdin
+	HEADGATE_EXTENSIONS=0 $(PIP) install -q --no-build-isolation -e '.[dev]'
 	@touch $@
 
 $(BUILT): $(INSTALLED) $(CYTHON_SOURCES)

@@ -1,6 +1,8 @@
 """Build the Cython extensions; everything else stands in pyproject.toml.
 
-HEADGATE_DEBUG=1 builds with bounds checks, overflow checks and C asserts.
+HEADGATE_DEBUG=1 builds with bounds checks, overflow checks and C asserts. HEADGATE_EXTENSIONS=0
+builds none: the Makefile installs so, and then builds in place what has changed. An editable
+install by pip alone builds all of them each time.
 """
 
 import os
@@ -11,6 +13,7 @@ from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
 DEBUG = os.environ.get("HEADGATE_DEBUG") == "1"
+WANTED = os.environ.get("HEADGATE_EXTENSIONS") != "0"
 JOBS = os.cpu_count() or 1
 
 
@@ -37,7 +40,7 @@ def extensions() -> list[Extension]:
 if __name__ == "__main__":
     setup(
         ext_modules=cythonize(
-            extensions(),
+            extensions() if WANTED else [],
             nthreads=JOBS,
             compiler_directives={
                 "language_level": 3,

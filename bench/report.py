@@ -237,7 +237,7 @@ def _micro(micro: results.Micro) -> str:
         rows.append((MICRO_WORDS.get(family, family), case, f"{ns:,.1f}"))
     return (
         f"## Parts of the data path\n\n{_ran_on(micro.machine, micro.command)} Loops in C, no"
-        " Python in between; medians.\n\n" + _table(("operation", "case", "ns"), rows)
+        " Python in between; the best of 30.\n\n" + _table(("operation", "case", "ns"), rows)
     )
 
 

@@ -150,7 +150,7 @@ class Idle(msgspec.Struct, frozen=True, tag="idle"):
 
 
 class Micro(msgspec.Struct, frozen=True, tag="micro"):
-    """What the files in bench/micro measured, in nanoseconds per operation (median of rounds)."""
+    """What the files in bench/micro measured, in nanoseconds per operation (the best round)."""
 
     machine: Machine
     command: str

@@ -7,7 +7,7 @@ from gateway.http.faults import REFUSALS
 from gateway.reasons import REASONS, Reason
 
 from gateway.http._body cimport Framing
-from gateway.http._head cimport Fault, FieldId, Head, Span
+from gateway.http._head cimport FieldId, Head, Span
 from gateway.http._write cimport Buffer
 from gateway.proxy._plane cimport Plane
 from gateway.proxy._relay cimport Relay, Shape
@@ -121,7 +121,7 @@ cdef bytes refusal(Plane plane, Request request, int reason, tuple details):
 
 
 cdef bytes fault_answer(Plane plane, Request request, int fault):
-    words = REFUSALS[Fault(fault)]
+    words = REFUSALS[fault]
     return error_answer(
         plane, request, words.status, "invalid_request_error", words.message, None,
         f"x-headgate-reason: {words.reason}\r\n",

@@ -12,7 +12,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memcmp
 
 from gateway._shared cimport Count, EndpointWord, status_index
-from gateway.http._head cimport Fault, FieldId, Head
+from gateway.http._head cimport FieldId, Head
 from gateway.http._write cimport Buffer
 from gateway.proxy._account cimport Account
 from gateway.proxy._answer cimport relayed_head
@@ -422,7 +422,7 @@ cdef class Exchange(Sink):
         self._detach()
         self._release(Count.MALFORMED)
         return self._failed(
-            retry.Cause.MALFORMED, Reason.UPSTREAM_MALFORMED, REFUSALS[Fault(fault)].message
+            retry.Cause.MALFORMED, Reason.UPSTREAM_MALFORMED, REFUSALS[fault].message
         )
 
     cdef int on_error(self, object error) except -1:

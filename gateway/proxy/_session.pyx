@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t
 
 from gateway._shared cimport Count
 from gateway.http._body cimport Framing, Step, walk, walk_request
-from gateway.http._head cimport Fault, Head, MAX_HEAD_BYTES, head_end, parse_request
+from gateway.http._head cimport Head, MAX_HEAD_BYTES, head_end, parse_request
 from gateway.http._write cimport part_of
 from gateway.proxy._answer cimport answer, fault_answer, refusal
 from gateway.proxy._exchange cimport Client, Ending, Exchange
@@ -405,7 +405,7 @@ cdef class Session(Client):
 
     cdef int _refuse_fault(self, int fault) except -1:
         """Bytes that are not HTTP as we read it: nothing behind them can be trusted."""
-        cdef int status = REFUSALS[Fault(fault)].status
+        cdef int status = REFUSALS[fault].status
         self.request.close_after = True
         self._send_own(fault_answer(self.plane, self.request, fault))
         return self.exchange.over(
