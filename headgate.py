@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.cli import bench
 from gateway.version import VERSION
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def main() -> None:
           -d '{"model": "sim", "stream": true, "messages": [{"role": "user", "content": "hi"}]}'
     """
 
+
+main.add_command(bench)
 
 # Flag -> key path in the configuration; the flags win over environment and file.
 PATHS = {

@@ -106,7 +106,7 @@ cdef class Scanner:
 
     cdef void _look_for_end(self, const char* data, size_t size) noexcept nogil:
         # Both dialects begin each event with its type: {"type":"message_stop"}.
-        cdef size_t near = min(size, 64)
+        cdef size_t near = size if size < 64 else 64
         if self.end_mark == <int>EndMark.MESSAGE_STOP:
             if memmem(data, near, b'"message_stop"', 14) != NULL:
                 self.over = True
@@ -171,7 +171,9 @@ cdef const char* _value(const char* at, const char* end) noexcept nogil:
     """Where the value begins behind a name that ended at `at`; NULL: nowhere."""
     while at < end and (at[0] == c" " or at[0] == c":"):
         at += 1
-    return NULL if at == end else at
+    if at == end:
+        return NULL
+    return at
 
 
 cdef const char* _object_end(const char* at, const char* end) noexcept nogil:

@@ -24,7 +24,7 @@ cdef class Buffer:
         return 0
 
     cdef int _grow(self, size_t n) except -1:
-        cdef size_t room = max(self.room * 2, self.size + n, 4096)
+        cdef size_t room = max(self.room * 2, self.size + n, <size_t>4096)
         cdef char* start = <char*>realloc(self.start, room)
         if start == NULL:
             raise MemoryError

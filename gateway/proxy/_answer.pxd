@@ -12,8 +12,8 @@ cdef bytes status_line(int status)
 cdef bytes relayed_head(Plane plane, Request request, Relay relay, const char* p,
                         const Head* head, bytes decision)
 # A whole answer of our own. `lines`: further header lines, each with its CRLF.
-cdef bytes answer(Plane plane, Request request, int status, bytes content_type, bytes body,
-                  bytes lines)
+cdef bytes own_answer(Plane plane, Request request, int status, bytes content_type, bytes body,
+                      bytes lines)
 # The answer for a Reason, filled in with its details.
 cdef bytes refusal(Plane plane, Request request, int reason, tuple details)
 # The answer for a Fault in what the client sent.

@@ -73,8 +73,8 @@ cdef bytes relayed_head(Plane plane, Request request, Relay relay, const char* p
     return out.take()
 
 
-cdef bytes answer(Plane plane, Request request, int status, bytes content_type, bytes body,
-                  bytes lines):
+cdef bytes own_answer(Plane plane, Request request, int status, bytes content_type, bytes body,
+                      bytes lines):
     cdef Buffer out = plane.scratch
     if plane.draining:
         request.close_after = True
@@ -131,7 +131,7 @@ cdef bytes fault_answer(Plane plane, Request request, int fault):
 cdef bytes error_answer(Plane plane, Request request, int status, str kind, str message,
                         str code, str lines):
     cdef int dialect = 0 if request.path is None else request.path.dialect
-    return answer(
+    return own_answer(
         plane, request, status, b"application/json",
         refusal_body(dialect, status, kind, message, code), lines.encode(),
     )

@@ -30,7 +30,8 @@ cdef struct Envelope:
     Value previous_response_id
     size_t brace                # where the object begins
 
-# 0, or a JsonFault; at most `depth` (up to MAX_DEPTH) brackets open within a member. Strings are passed over by memchr: the cost is that of reading the body once.
+# 0, or a JsonFault; at most `depth` (up to MAX_DEPTH) brackets open within a member. Strings are
+# passed over by memchr: the cost is that of reading the body once.
 cdef int read_envelope(const char* p, size_t n, int depth, Envelope* envelope) noexcept
 # The text of a string value, escapes undone; None: not a string, or not UTF-8.
 cdef bytes string_of(const char* p, Value value)

@@ -247,7 +247,7 @@ cdef class Exchange(Sink):
         return False
 
     cdef bint _failed_at_once(self) noexcept:
-        """The stream's first event is an error: so says an engine that dies before its first token."""
+        """The stream's first event is an error: so an engine dies before its first token."""
         return (
             self.stage == <int>Stage.HOLDING
             and self.relay.scanner.failed and self.relay.scanner.n_events == 1
@@ -444,7 +444,8 @@ cdef class Exchange(Sink):
             self.doomed = True
             self.doom = why
             self.plane.wheel.set(
-                self.client, max(self.account.entered_s, self.account.last_s + self.plane.dead_silence_s)
+                self.client,
+                max(self.account.entered_s, self.account.last_s + self.plane.dead_silence_s),
             )
             return 0
         self._detach()

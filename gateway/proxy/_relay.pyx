@@ -2,7 +2,7 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
-from gateway.http._body cimport Framing, Step, Walker, walk, walk_response
+from gateway.http._body cimport Framing, Step, walk, walk_response
 from gateway.http._events cimport Scanner
 from gateway.http._head cimport Head
 from gateway.http._write cimport Buffer, part_of

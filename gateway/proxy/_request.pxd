@@ -17,7 +17,7 @@ cdef class Request:
     cdef Path path                  # None: unknown to us
     cdef bytes request_id
     cdef bytes fields               # end-to-end header lines, to forward
-    cdef bytes credentials          # header lines, to forward unless the engine has a key of its own
+    cdef bytes credentials          # header lines, for engines that have no key of their own
     cdef bytes cors                 # header lines for the response; None: none
     cdef bytes content_type
     cdef bint is_head

@@ -21,7 +21,7 @@ from gateway.proxy._envelope cimport (
     read_envelope,
     string_of,
 )
-from gateway.proxy._plane cimport Holder, Path, Plane, Served
+from gateway.proxy._plane cimport Holder, Plane, Served
 
 cdef extern from "strings.h" nogil:
     int strncasecmp(const char* a, const char* b, size_t n)
@@ -211,7 +211,9 @@ cdef class Request:
 
     cdef int _read_form(self) except -1:
         try:
-            model = model_part(bytes(self.body or b""), (self.content_type or b"").decode("latin-1"))
+            model = model_part(
+                bytes(self.body or b""), (self.content_type or b"").decode("latin-1")
+            )
         except ValueError as error:
             return self._refuse(Reason.BAD_JSON, (error,))
         return self._choose_model(None if model is None else model.encode())

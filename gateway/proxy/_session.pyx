@@ -13,10 +13,9 @@ from gateway._shared cimport Count
 from gateway.http._body cimport Framing, Step, walk, walk_request
 from gateway.http._head cimport Head, MAX_HEAD_BYTES, head_end, parse_request
 from gateway.http._write cimport part_of
-from gateway.proxy._answer cimport answer, fault_answer, refusal
+from gateway.proxy._answer cimport fault_answer, own_answer, refusal
 from gateway.proxy._exchange cimport Client, Ending, Exchange
 from gateway.proxy._plane cimport Local, Plane, now_s
-from gateway.proxy._request cimport Request
 
 cdef enum:
     # After a refusal: how much of an unwanted body is read (and thrown away) before the connection
@@ -386,7 +385,7 @@ cdef class Session(Client):
     cdef int _respond(self, int status, bytes content_type, bytes body, bytes lines) except -1:
         """A whole answer of our own, and the request's end."""
         cdef bint unread = not self._skip_body()
-        self._send_own(answer(self.plane, self.request, status, content_type, body, lines))
+        self._send_own(own_answer(self.plane, self.request, status, content_type, body, lines))
         return self.exchange.over(Count.COMPLETED, status, Reason.NONE, self._ending(unread))
 
     cdef int answer(self, int reason, tuple details) except -1:
@@ -517,4 +516,3 @@ cdef class Session(Client):
             self._refuse_for(Reason.DRAINING, ())
         elif self.transport is not None:
             self.transport.close()
-

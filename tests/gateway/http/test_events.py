@@ -3,11 +3,11 @@
 import itertools
 
 import pytest
-from gateway.http._events import EndMark
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.http import _event_probe
+from gateway.http._events import EndMark
 
 EVENTS = (
     b"data: a\n\n",

@@ -1,0 +1,315 @@
+"""The whole product as its users run it, over engines that die, and under its own end."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+
+import httpx
+import pytest
+import uvloop
+
+from engines.sim import SimConfig, SimEngine
+
+CHAT = "/v1/chat/completions"
+SLOW = {"profile": "demo", "time_scale": 0.2}
+
+
+class Product:
+    """`python -m headgate serve` on free ports."""
+
+    async def start(self, engines, folder, text=""):
+        path = folder / "headgate.yaml"
+        path.write_text(
+            "listen: {port: 0}\nadmin: {port: 0, token: t}\n"
+            "health: {interval_s: 0.2, backoff_s: 0.2, slow_start_s: 0}\n"
+            f"engines: {json.dumps([engine.url for engine in engines])}\n" + text
+        )
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "headgate",
+            "serve",
+            "--config",
+            str(path),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        self.lines = []
+        found = {}
+        while len(found) < 2:
+            line = (await asyncio.wait_for(self.process.stderr.readline(), 20)).decode()
+            assert line, self.lines
+            self.lines.append(line)
+            for word in ("listening", "admin"):
+                match = re.search(rf"{word} on (http://\S+)", line)
+                if match:
+                    found[word] = match[1]
+        self.url, self.admin = found["listening"], found["admin"]
+        self._reader = asyncio.create_task(self._read())
+        self.client = httpx.AsyncClient(
+            base_url=self.url,
+            timeout=30,
+            trust_env=False,
+            limits=httpx.Limits(max_connections=None),
+        )
+        # Ready is one engine; the tests want all of them.
+        await until(lambda: self.all_up(len(engines)))
+
+    async def _read(self):
+        while line := await self.process.stderr.readline():
+            self.lines.append(line.decode())
+
+    async def metrics(self):
+        async with httpx.AsyncClient(trust_env=False) as client:
+            text = (await client.get(self.admin + "/metrics")).text
+        found = {}
+        for line in text.splitlines():
+            if not line.startswith("#"):
+                name, _, value = line.rpartition(" ")
+                found[name] = float(value)
+        return found
+
+    async def all_up(self, n):
+        return len(await self.up()) == n
+
+    async def up(self):
+        async with httpx.AsyncClient(trust_env=False) as client:
+            answer = await client.get(
+                self.admin + "/admin/endpoints", headers={"authorization": "Bearer t"}
+            )
+        return [e["name"] for e in answer.json()["data"] if e["state"].lower() == "ready"]
+
+    async def stop(self):
+        await self.client.aclose()
+        if self.process.returncode is None:
+            for _ in range(2):
+                self.process.send_signal(signal.SIGTERM)
+                await asyncio.sleep(0.05)
+        code = await asyncio.wait_for(self.process.wait(), 20)
+        self._reader.cancel()
+        return code
+
+
+async def until(condition):
+    """Wait for a condition, plain or awaitable; the scene's own limit is the patience."""
+    while True:
+        found = condition()
+        if asyncio.iscoroutine(found):
+            found = await found
+        if found:
+            return
+        await asyncio.sleep(0.02)
+
+
+def running(engines):
+    return sum(engine.state()["running"] for engine in engines)
+
+
+@pytest.fixture
+def product(tmp_path):
+    def run(scene, n_engines=2, text="", **config):
+        async def main():
+            engines = [SimEngine(SimConfig(name=f"sim-{i}", **config)) for i in range(n_engines)]
+            for engine in engines:
+                await engine.start()
+            house = Product()
+            try:
+                async with asyncio.timeout(90):
+                    await house.start(engines, tmp_path, text)
+                    await scene(house, engines)
+            finally:
+                code = await house.stop()
+                for engine in engines:
+                    await engine.stop()
+            assert code == 0
+            assert not [line for line in house.lines if "Traceback" in line]
+
+        uvloop.run(main())
+
+    return run
+
+
+async def stream(client, tokens):
+    """(bytes were received, the stream is whole, it ended in the dialect's way)."""
+    body = {
+        "model": "sim",
+        "messages": [{"role": "user", "content": "Hello"}],
+        "stream": True,
+        "max_tokens": tokens,
+        "ignore_eos": True,
+    }
+    text = b""
+    try:
+        async with client.stream("POST", CHAT, json=body) as response:
+            if response.status_code != 200:
+                return False, False, False
+            async for piece in response.aiter_bytes():
+                text += piece
+    except httpx.HTTPError:
+        return bool(text), False, False
+    ended = text.endswith(b"data: [DONE]\n\n")
+    return bool(text), ended and b'"error"' not in text, ended
+
+
+def total(metrics, name):
+    return sum(value for key, value in metrics.items() if key.split("{")[0] == name)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("sigterm_hang", marks=pytest.mark.soak),
+        pytest.param("sigterm_drain", marks=pytest.mark.soak),
+        "kill_core",
+    ],
+)
+def test_rolling_restart(product, kind):
+    """One engine after the other goes and comes back, under load."""
+
+    async def scene(house, engines):
+        stop = asyncio.Event()
+        results = []
+
+        async def load():
+            while not stop.is_set():
+                results.append(await stream(house.client, 12))
+
+        workers = [asyncio.create_task(load()) for _ in range(16)]
+        await asyncio.sleep(0.5)
+        for engine in engines:
+            engine.fault(kind)
+            await asyncio.sleep(1.2)
+            engine.heal()
+            await until(lambda: house.all_up(len(engines)))
+        stop.set()
+        await asyncio.gather(*workers)
+        assert len(results) > 50
+        assert all(received for received, _, _ in results), "a request without a byte failed"
+        assert all(ended for _, _, ended in results), "a stream ended without the dialect's end"
+        if kind == "sigterm_drain":
+            assert all(whole for _, whole, _ in results)
+
+    product(scene, 4, "timeouts: {dead_silence_s: 0.5}\n", **SLOW)
+
+
+def test_sigterm_cuts_no_stream(product):
+    async def scene(house, engines):
+        streams = [asyncio.create_task(stream(house.client, 300)) for _ in range(200)]
+        await until(lambda: sum(engine.state()["requests_seen"] for engine in engines) >= 200)
+        assert running(engines) > 20
+        house.process.send_signal(signal.SIGTERM)
+        results = await asyncio.gather(*streams)
+        assert results == [(True, True, True)] * 200
+        assert await asyncio.wait_for(house.process.wait(), 20) == 0
+
+    product(scene, 2, "drain: {pre_stop_s: 0.2, grace_s: 60}\n", **SLOW)
+
+
+def test_the_grace_ends_in_the_dialect(product):
+    async def scene(house, engines):
+        streams = [asyncio.create_task(stream(house.client, 5000)) for _ in range(10)]
+        await until(lambda: running(engines) == 10)
+        await asyncio.sleep(0.5)
+        house.process.send_signal(signal.SIGTERM)
+        assert await asyncio.gather(*streams) == [(True, False, True)] * 10
+        assert await asyncio.wait_for(house.process.wait(), 20) == 0
+
+    product(scene, 2, "drain: {pre_stop_s: 0, grace_s: 0.5}\n", **SLOW)
+
+
+def test_a_worker_that_is_killed_loses_no_count(product):
+    async def scene(house, engines):
+        for _ in range(5):
+            assert (await stream(house.client, 4))[1]
+        before = await house.metrics()
+        streams = [asyncio.create_task(stream(house.client, 5000)) for _ in range(10)]
+        await until(lambda: running(engines) == 10)
+        pids = [re.search(r"pid (\d+)", line) for line in house.lines if "worker 0" in line]
+        os.kill(int(next(pid for pid in pids if pid)[1]), signal.SIGKILL)
+        await asyncio.gather(*streams)
+        while True:
+            try:
+                if (await stream(house.client, 4))[1]:
+                    break
+            except httpx.HTTPError:
+                pass
+            await asyncio.sleep(0.05)
+        await until(lambda: not any(engine.state()["requests_open"] for engine in engines))
+        after = await house.metrics()
+        for name, value in before.items():
+            if name.split("{")[0].endswith(("_total", "_count", "_sum", "_bucket")):
+                assert after[name] >= value, name
+        gauges = [v for k, v in after.items() if "in_flight" in k or "buffered" in k]
+        assert gauges
+        assert not any(gauges)
+
+    product(scene, 2, **SLOW)
+
+
+def test_metrics_on_the_data_port(product):
+    async def scene(house, engines):
+        assert (await house.client.get("/metrics")).status_code == 200
+        text = (await house.client.get("/metrics")).text
+        assert "headgate_requests_accepted_total" in text
+
+    product(scene, 1, "metrics_on_data_port: true\n", profile="instant")
+
+
+def test_the_openai_client(product):
+    import openai
+
+    messages = [{"role": "user", "content": "Hello"}]
+
+    async def scene(house, engines):
+        async with openai.AsyncOpenAI(
+            base_url=house.url + "/v1",
+            api_key="x",
+            max_retries=0,
+            http_client=httpx.AsyncClient(trust_env=False),
+        ) as client:
+            answer = await client.chat.completions.create(
+                model="sim", messages=messages, max_tokens=5
+            )
+            assert answer.usage.completion_tokens == 5
+            chunks = await client.chat.completions.create(
+                model="sim",
+                messages=messages,
+                max_tokens=5,
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+            seen = [chunk async for chunk in chunks]
+            assert seen[-1].usage.completion_tokens == 5
+            assert [model.id async for model in client.models.list()] == ["sim"]
+            with pytest.raises(openai.NotFoundError):
+                await client.chat.completions.create(model="none", messages=messages)
+            for engine in engines:
+                engine.fault("503")
+            with pytest.raises(openai.InternalServerError):
+                await client.chat.completions.create(model="sim", messages=messages)
+            for engine in engines:
+                engine.heal()
+                engine.fault("early_close", count=1, after_events=2)
+            chunks = await client.chat.completions.create(
+                model="sim", messages=messages, max_tokens=9, stream=True
+            )
+            with pytest.raises(openai.APIError):
+                async for _ in chunks:
+                    pass
+
+        def ask():
+            with openai.OpenAI(
+                base_url=house.url + "/v1", api_key="x", http_client=httpx.Client(trust_env=False)
+            ) as client:
+                stream = client.completions.create(
+                    model="sim", prompt="Hi", max_tokens=4, stream=True
+                )
+                return "".join(chunk.choices[0].text for chunk in stream)
+
+        for engine in engines:
+            engine.heal()
+        assert await asyncio.to_thread(ask)
+
+    product(scene, 2, profile="instant")
