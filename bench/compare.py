@@ -30,6 +30,7 @@ __all__ = ["DIRECT", "WORKLOADS", "Plan", "Workload", "compare", "main"]
 DIRECT = "direct"
 """The load generator at an engine, with no proxy between: what time to first byte is added to."""
 N_CHUNKS = 32
+N_ENGINES = 2
 LONG_PROMPT = "lorem ipsum dolor " * 12500
 QUESTION = {"role": "user", "content": "Say hello to the world, please."}
 
@@ -111,7 +112,7 @@ def compare(plan: Plan) -> results.Comparison:
         machine = describe()
         started: list[subprocess.Popen[bytes]] = []
         stack.callback(lambda: processes.end_all(started))
-        ports = free_ports(2)
+        ports = free_ports(N_ENGINES)
         for port in ports:
             started.append(start_engine(port, n_chunks=N_CHUNKS, gap_us=plan.gap_us))
         running = [Running(DIRECT, ports[0], started[0])]
@@ -125,6 +126,7 @@ def compare(plan: Plan) -> results.Comparison:
             _measure(number, WORKLOADS[workload], one, bodies[workload], plan)
             for number, workload, one in _order(plan, running)
         ]
+        troubled = {row.proxy for row in rows if row.bad} - {DIRECT}
         return results.Comparison(
             machine=machine,
             command=plan.command,
@@ -136,6 +138,7 @@ def compare(plan: Plan) -> results.Comparison:
             rounds=plan.rounds,
             rows=rows,
             missing=missing,
+            said={name: _said(folder, name) for name in sorted(troubled)},
         )
 
 
@@ -166,7 +169,7 @@ def _start(
     """Start a proxy on its core and wait for its first answer; Missing: it does not come."""
     port, side_port = free_ports(2)
     command = proxy.command(Place(port, side_port, engine_ports, folder))
-    log_path = folder / f"{proxy.name}.err"
+    log_path = _log_path(folder, proxy.name)
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             ["taskset", "-c", str(core), *command],
@@ -177,16 +180,26 @@ def _start(
         )
     started.append(process)
     if not wait_until_answers(port, process, 60):
-        said = log_path.read_text(errors="replace").strip()[-500:]
-        raise Missing(f"{proxy.name} does not answer: {said or 'it said nothing'}")
+        raise Missing(f"{proxy.name} does not answer: {_said(folder, proxy.name)}")
     return Running(proxy.name, port, process, proxy.is_product)
+
+
+def _log_path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.err"
+
+
+def _said(folder: Path, name: str) -> str:
+    """The end of what a proxy wrote to standard error."""
+    text = _log_path(folder, name).read_text(errors="replace").strip()
+    return text[-2000:] or "it said nothing"
 
 
 def _measure(number: int, workload: Workload, one: Running, body: Path, plan: Plan) -> results.Row:
     load = Load(
         port=one.port,
         body=body,
-        connections=plan.connections,
+        # Alone it gets no more than its share of what a proxy spreads.
+        connections=plan.connections // (N_ENGINES if one.name == DIRECT else 1) or 1,
         seconds=plan.seconds,
         headers=("x-request-source: compare",),
         want_events=N_CHUNKS + END_EVENTS if workload.is_stream else 0,
@@ -245,6 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     comparison = compare(plan)
     results.save(comparison, given.folder)
     print(report.comparison_table(comparison))
+    for proxy, said in comparison.said.items():
+        print(f"\n{proxy} failed requests; what it said:\n{said}", file=sys.stderr)
     return 0
 
 

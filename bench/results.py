@@ -54,6 +54,8 @@ class Comparison(msgspec.Struct, frozen=True, tag="compare"):
     rows: list[Row]
     missing: dict[str, str] = {}
     """Proxies that could not be measured, and why."""
+    said: dict[str, str] = {}
+    """What proxies with bad requests wrote to standard error; to look into, not for the report."""
 
     def median(self, proxy: str, workload: str, field: str = "cpu_us") -> float | None:
         """Over the rounds; None: it was not measured."""
