@@ -150,7 +150,7 @@ cdef class Scanner:
         cdef const char* at = p
         cdef const char* stop
         while True:
-            at = <const char*>memmem(at, end - at, b'"usage"', 7)
+            at = _find_usage(at, end)
             if at == NULL:
                 return
             at = _value(at + 7, end)
@@ -158,12 +158,7 @@ cdef class Scanner:
                 return
             if at[0] == c"{":
                 stop = _object_end(at, end)
-                _read_number(at, stop, b'"prompt_tokens"', 15, &self.usage.tokens_in)
-                _read_number(at, stop, b'"input_tokens"', 14, &self.usage.tokens_in)
-                _read_number(at, stop, b'"completion_tokens"', 19, &self.usage.tokens_out)
-                _read_number(at, stop, b'"output_tokens"', 15, &self.usage.tokens_out)
-                _read_number(at, stop, b'"cached_tokens"', 15, &self.usage.cached)
-                _read_number(at, stop, b'"cache_read_input_tokens"', 25, &self.usage.cached)
+                _read_counts(at, stop, &self.usage)
                 at = stop
 
 
@@ -190,14 +185,52 @@ cdef const char* _object_end(const char* at, const char* end) noexcept nogil:
     return end
 
 
-cdef void _read_number(const char* at, const char* end, const char* name, size_t size,
-                       int64_t* number) noexcept nogil:
+cdef const char* _find_usage(const char* at, const char* end) noexcept nogil:
+    # glibc's memmem fills a table of 256 bytes before it looks: more than most events are long.
+    while end - at >= 7:
+        at = <const char*>memchr(at + 4, c"g", end - at - 6)
+        if at == NULL:
+            return NULL
+        at -= 4
+        if memcmp(at, b'"usage"', 7) == 0:
+            return at
+        at += 1
+    return NULL
+
+
+cdef void _read_counts(const char* at, const char* end, Usage* usage) noexcept nogil:
+    # One pass over all names, those of nested objects too.
+    cdef const char* name
+    cdef size_t size
+    while True:
+        at = <const char*>memchr(at, c'"', end - at)
+        if at == NULL:
+            return
+        name = at + 1
+        at = <const char*>memchr(name, c'"', end - name)
+        if at == NULL:
+            return
+        size = at - name
+        at += 1
+        if size == 13:
+            if memcmp(name, b"prompt_tokens", 13) == 0:
+                _read_number(at, end, &usage.tokens_in)
+            elif memcmp(name, b"output_tokens", 13) == 0:
+                _read_number(at, end, &usage.tokens_out)
+            elif memcmp(name, b"cached_tokens", 13) == 0:
+                _read_number(at, end, &usage.cached)
+        elif size == 12 and memcmp(name, b"input_tokens", 12) == 0:
+            _read_number(at, end, &usage.tokens_in)
+        elif size == 17 and memcmp(name, b"completion_tokens", 17) == 0:
+            _read_number(at, end, &usage.tokens_out)
+        elif size == 23 and memcmp(name, b"cache_read_input_tokens", 23) == 0:
+            _read_number(at, end, &usage.cached)
+
+
+cdef void _read_number(const char* at, const char* end, int64_t* number) noexcept nogil:
     cdef int64_t value = 0
     cdef int digits = 0
-    at = <const char*>memmem(at, end - at, name, size)
-    if at == NULL:
-        return
-    at = _value(at + size, end)
+    at = _value(at, end)
     if at == NULL:
         return
     while at < end and digits < 18 and c"0" <= at[0] <= c"9":

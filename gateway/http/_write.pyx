@@ -1,6 +1,6 @@
 """See _write.pxd."""
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
@@ -32,16 +32,6 @@ cdef class Buffer:
         self.room = room
         return 0
 
-    cdef int put(self, const char* p, size_t n) except -1:
-        if self.size + n > self.room:
-            self._grow(n)
-        memcpy(self.start + self.size, p, n)
-        self.size += n
-        return 0
-
-    cdef int put_bytes(self, bytes data) except -1:
-        return self.put(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
-
     cdef int put_number(self, long long number) except -1:
         cdef char[20] digits
         cdef int at = 20
@@ -55,10 +45,21 @@ cdef class Buffer:
                 return self.put(&digits[at], 20 - at)
 
     cdef int put_field(self, const char* base, Span name, Span value) except -1:
-        self.put(base + name.start, name.size)
-        self.put(b": ", 2)
-        self.put(base + value.start, value.size)
-        return self.put(b"\r\n", 2)
+        cdef size_t n = <size_t>name.size + value.size + 4
+        cdef char* at
+        if self.size + n > self.room:
+            self._grow(n)
+        at = self.start + self.size
+        memcpy(at, base + name.start, name.size)
+        at += name.size
+        at[0] = c":"
+        at[1] = c" "
+        memcpy(at + 2, base + value.start, value.size)
+        at += 2 + value.size
+        at[0] = c"\r"
+        at[1] = c"\n"
+        self.size += n
+        return 0
 
     cdef int put_chunk_size(self, size_t size) except -1:
         cdef char[18] digits

@@ -295,6 +295,9 @@ cdef class Exchange(Sink):
         self.stage = Stage.STREAMING
         self.pending = None
         self.request.body = self.request.fields = self.request.credentials = None
+        if self.status < 500 and not self.relay.scanner.failed:
+            # A trial is won here: its stream may go on for minutes.
+            self.pool.load.successes += 1
         self.client.on_commit()
         if self.request.path.makes_responses and self.plane.on_made is not None:
             self._remember_response(first)
@@ -361,7 +364,6 @@ cdef class Exchange(Sink):
                 not self.relay.scanner.failed):
             pool.words[<int>EndpointWord.E_ANSWERED] += 1
             pool.load.failures_in_row = 0
-            pool.load.successes += 1
         elif outcome == <int>Count.TURNED_AWAY or (
                 outcome == <int>Count.ANSWERED and self.status == 503):
             # Busy is not broken: only failures by its own fault open an endpoint's circuit.

@@ -14,8 +14,10 @@ from gateway.proxy.retry import Budget
 from gateway.proxy.split import Split
 from router import make_policy
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from gateway._shared cimport Area, Count, Shared, observe, short_bounds_s
@@ -260,15 +262,18 @@ cdef class Plane:
         return ", ".join(names) or "nothing yet"
 
     cdef bytes new_request_id(self):
-        cdef char[16] digits
-        cdef int at = 16
+        cdef Py_ssize_t before = PyBytes_GET_SIZE(self.id_prefix)
+        cdef bytes id = PyBytes_FromStringAndSize(NULL, before + 8)
+        cdef char* p = PyBytes_AS_STRING(id)
         cdef unsigned long long number = self.n_ids
+        cdef int at = 8
         self.n_ids += 1
+        memcpy(p, PyBytes_AS_STRING(self.id_prefix), before)
         while at:
             at -= 1
-            digits[at] = b"0123456789abcdef"[number & 15]
+            p[before + at] = b"0123456789abcdef"[number & 15]
             number >>= 4
-        return self.id_prefix + digits[8:16]
+        return id
 
     cdef bint is_full(self) noexcept nogil:
         return self.counts[<int>Count.BUFFERED_BYTES] >= self.buffered_bytes
