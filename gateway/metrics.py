@@ -250,15 +250,18 @@ def _processes(control: "Control") -> Iterator[Metric]:
         PREFIX + "resident_memory_bytes", "Resident memory.", labels=["process"]
     )
     cpu = CounterMetricFamily(PREFIX + "cpu_seconds", "Processor time used.", labels=["process"])
-    pids = [("control", os.getpid())]
-    pids += [(f"worker-{w.index}", w.pid) for w in control.supervisor.workers if w.pid]
-    for name, pid in pids:
+    for worker in (None, *control.supervisor.workers):
+        pid = os.getpid() if worker is None else worker.pid
+        name = "control" if worker is None else f"worker-{worker.index}"
         try:
             with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
                 fields = file.read().rpartition(")")[2].split()
         except OSError:
             continue
-        cpu.add_metric([name], (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"))
+        used_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        if worker is not None and pid is not None:
+            used_s = worker.total_cpu_s(pid, used_s)
+        cpu.add_metric([name], used_s)
         memory.add_metric([name], int(fields[21]) * os.sysconf("SC_PAGE_SIZE"))
     yield memory
     yield cpu

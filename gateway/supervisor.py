@@ -51,6 +51,18 @@ class Worker:
     starts: int = 0
     started_s: float = 0.0
     task: "asyncio.Task[None] | None" = field(default=None, repr=False)
+    _cpu: tuple[int, float] = (0, 0.0)
+    _cpu_before_s: float = 0.0
+
+    def total_cpu_s(self, pid: int, used_s: float) -> float:
+        """CPU time of this place, those before `pid` (which has used `used_s`) included.
+
+        What a lost process used after the last call is missing: nobody can read it any more.
+        """
+        if pid != self._cpu[0]:
+            self._cpu_before_s += self._cpu[1]
+        self._cpu = pid, used_s
+        return self._cpu_before_s + used_s
 
     @property
     def pid(self) -> int | None:

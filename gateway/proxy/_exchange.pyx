@@ -146,6 +146,9 @@ cdef class Exchange(Sink):
         out.put(b"\r\n", 2)
         if joined and request.body_size:
             out.put(start_of(request.body), request.body_size)
+        self.pool.words[<int>EndpointWord.E_BYTES_OUT] += out.size
+        if not joined:
+            self.pool.words[<int>EndpointWord.E_BYTES_OUT] += request.body_size
         self.plane.wheel.set(self.client, self.account.dispatch_s + self.plane.first_byte_s)
         upstream.send(self, out.take(), None if joined else request.body)
         return 0
@@ -203,6 +206,7 @@ cdef class Exchange(Sink):
         cdef int fault = self.relay.feed(data, at)
         cdef bytes out = self.relay.out
         self.relay.out = None
+        self.pool.words[<int>EndpointWord.E_BYTES_IN] += PyBytes_GET_SIZE(data)
         if fault < 0:
             return self.on_malformed(fault)
         if self.relay.ended and self.relay.rest != <size_t>PyBytes_GET_SIZE(data):

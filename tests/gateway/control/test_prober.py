@@ -239,6 +239,7 @@ def test_a_stalled_engine_is_condemned_though_its_health_is_well(scene, until):
 
 def test_a_page_that_does_not_come_is_unknown_and_no_stall(scene, until):
     async def play(house, engine):
+        await until(lambda: house.prober.watches[0].scrape is not None)
         engine.hang.add("/metrics")
         house.cell.producing = 2
         asked = engine.count("/metrics")
