@@ -11,7 +11,6 @@ from router._table cimport MAX_SLOTS, Table
 cdef enum:
     MAX_MODELS = 64         # the last one stands for every further model
     N_BOUNDS = 20           # of a histogram; one more bucket holds the rest
-    HISTOGRAM = N_BOUNDS + 2    # buckets, then the sum in microseconds
     N_STATUS = 24           # see STATUSES
 
 cpdef enum Count:

@@ -137,5 +137,12 @@ cdef class Shared:
         c[<int>Count.UPSTREAM_CLOSED] = c[<int>Count.UPSTREAM_OPENED]
         for index in range(<int>FIRST_GAUGE, <int>N_COUNTS):
             c[index] = 0
+        cdef int64_t* words
+        for index in range(MAX_SLOTS):
+            words = c + <int>Area.ENDPOINTS + index * <int>Area.ENDPOINT_WIDTH
+            words[<int>EndpointWord.E_ABANDONED] = (
+                words[<int>EndpointWord.E_DISPATCHED] - words[<int>EndpointWord.E_ANSWERED]
+                - words[<int>EndpointWord.E_FAILED]
+            )
         self.table.lose_worker(worker)
         return under_way

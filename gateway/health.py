@@ -130,6 +130,7 @@ class Health:
         self._dials = _Row(dials)
         self._successes = successes
         self._successes_at_trial = successes
+        self._begun = self._begun_at_trial = 0
         self._last_tokens: float | None = None
         self._still_scrapes = 0
         self._progress: tuple[float | None, ...] = ()
@@ -185,17 +186,22 @@ class Health:
         return None
 
     def on_counts(
-        self, now_s: float, failures: int, dials: int, successes: int
+        self, now_s: float, failures: int, dials: int, successes: int, begun: int = 0
     ) -> Transition | None:
-        """The load cells' failures and failed dials in a row, and answered dispatches."""
+        """The load cells' failures and failed dials in a row, and dispatches answered and begun.
+
+        A trial is won when its answer begins: a stream may go on for minutes. Only a whole answer
+        forgives failures: an engine that breaks every stream begins them all.
+        """
         succeeded = successes > self._successes
         self._successes = successes
+        self._begun = begun
         failed = self._failures.see(failures, succeeded)
         self._dials.see(dials, succeeded)
         if self.state is State.TRIAL:
             if failed or self._dials.new:
                 return self._go(now_s, Cause.TRIAL_LOST, "the trial request failed")
-            if successes > self._successes_at_trial:
+            if successes > self._successes_at_trial or begun > self._begun_at_trial:
                 return self._go(now_s, Cause.TRIAL_WON, "the trial request was answered")
         elif self._failures.new >= DYING:
             return self._go(now_s, Cause.FAILURES, "answered as a dying engine does")
@@ -314,6 +320,7 @@ class Health:
             self.backoff_s = self.rules.backoff_s if steady else doubled
         elif new is State.TRIAL:
             self._successes_at_trial = self._successes
+            self._begun_at_trial = self._begun
         elif new is State.READY and old is State.TRIAL:
             self._slow_from_s = now_s
 

@@ -151,6 +151,8 @@ class Made(msgspec.Struct, frozen=True, tag="made"):
     response: str
     slot: int
     generation: int
+    holder: str = ""
+    """Name of the key that asked for it: no other key may have it."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):

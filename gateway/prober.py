@@ -45,6 +45,8 @@ class Watch:
     last_probe: str = ""
     history: deque[tuple[float, Transition]] = field(default_factory=lambda: deque(maxlen=20))
     """Newest last; wall-clock time of each."""
+    share: float = 0.0
+    """As last written to the table."""
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
     task: "asyncio.Task[None] | None" = None
 
@@ -221,19 +223,25 @@ class Prober:
         troubled = {slot: dials for slot, _, dials in self._table.troubled()}
         for watch in list(self.watches.values()):
             slot, health = watch.member.slot, watch.health
-            if slot in troubled or health.is_unsettled(now_s):
+            # OPEN too: what a trial adds to the counts must be told from what stood there before.
+            if slot in troubled or health.state is State.OPEN or health.is_unsettled(now_s):
                 self._look(watch)
                 if health.doubts_listener:
                     watch.nudge.set()
-                if health.state is State.READY:
-                    self._table.set_row(slot, share=health.share(now_s))
+            if health.state is State.READY and watch.share != (share := health.share(now_s)):
+                watch.share = share
+                self._table.set_row(slot, share=share)
             if watch.member.leaving and self._table.load(slot)["in_flight"] == 0:
                 self._on_left(watch.member)
 
     def _look(self, watch: Watch) -> None:
         load = self._table.load(watch.member.slot)
         transition = watch.health.on_counts(
-            time.monotonic(), load["failures_in_row"], load["dials_in_row"], load["successes"]
+            time.monotonic(),
+            load["failures_in_row"],
+            load["dials_in_row"],
+            load["successes"],
+            load["begun"],
         )
         self._carry_out(watch, transition)
 

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import resource
 import signal
@@ -37,9 +38,13 @@ from gateway.proxy._session import Session
 
 __all__ = ["Worker", "main"]
 
+log = logging.getLogger("headgate.worker")
+
 TICK_S = 0.1
 # Connections that the kernel holds for us while the loop is busy.
 BACKLOG = 4096
+# The control process renders some 100,000 lines in that time.
+METRICS_S = 5.0
 # For errors written at the grace's end to leave.
 LAST_WORDS_S = 1.0
 # Young objects before the collector looks: sessions are freed by reference counts, the collector
@@ -84,29 +89,40 @@ class Worker:
         await self._channel.close()
 
     def _tick(self) -> None:
-        self.plane.tick()
-        if self.plane.access and self._channel is not None:
-            self._channel.send(Access(self.plane.take_access()))
+        try:
+            self.plane.tick()
+            if self.plane.access and self._channel is not None:
+                self._channel.send(Access(self.plane.take_access()))
+        except Exception:  # a bug here must not stop every deadline for good
+            log.exception("the tick failed")
         if not self._done.is_set():
             self._loop.call_later(TICK_S, self._tick)
 
     async def _obey(self) -> None:
         assert self._channel is not None
-        async for order in self._channel:
-            if isinstance(order, Fleet):
-                self.plane.apply(order)
-                if self._server is None and self._drain is None:
-                    await self._listen()
-            elif isinstance(order, Condemn):
-                self.plane.condemn(order.slot, order.generation, order.why, order.hung)
-            elif isinstance(order, Made):
-                self.plane.made(order.response, order.slot, order.generation)
-            elif isinstance(order, Drain):
-                if self._drain is not None:
-                    self._drain.cancel()
-                self._drain = asyncio.create_task(self._drain_out(order))
-        # Nobody owns us any more: a worker without its control process would never end.
-        self._done.set()
+        try:
+            async for order in self._channel:
+                try:
+                    await self._carry_out(order)
+                except Exception:  # one order that cannot be carried out; the next ones can
+                    log.exception("an order failed: %s", type(order).__name__)
+        finally:
+            # Nobody owns us any more: a worker without its control process would never end.
+            self._done.set()
+
+    async def _carry_out(self, order: ToWorker) -> None:
+        if isinstance(order, Fleet):
+            self.plane.apply(order)
+            if self._server is None and self._drain is None:
+                await self._listen()
+        elif isinstance(order, Condemn):
+            self.plane.condemn(order.slot, order.generation, order.why, order.hung)
+        elif isinstance(order, Made):
+            self.plane.made(order.response, order.slot, order.generation, order.holder)
+        elif isinstance(order, Drain):
+            if self._drain is not None:
+                self._drain.cancel()
+            self._drain = asyncio.create_task(self._drain_out(order))
 
     async def _listen(self) -> None:
         assert self._channel is not None
@@ -135,9 +151,9 @@ class Worker:
         await self._channel.flush()
         self._done.set()
 
-    def _made(self, response: str, slot: int, generation: int) -> None:
+    def _made(self, response: str, slot: int, generation: int, holder: str) -> None:
         if self._channel is not None:
-            self._channel.send(Made(response, slot, generation))
+            self._channel.send(Made(response, slot, generation, holder))
 
     async def _fetch_metrics(self) -> bytes:
         """The control process's own answer to GET /metrics; OSError if it does not answer."""
@@ -145,12 +161,13 @@ class Worker:
         if not admin:
             raise OSError("the admin listener's address is not known")
         host, _, port = admin.rpartition(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        try:
-            writer.write(b"GET /metrics HTTP/1.0\r\nHost: " + admin.encode() + b"\r\n\r\n")
-            head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
-        finally:
-            writer.close()
+        async with asyncio.timeout(METRICS_S):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            try:
+                writer.write(b"GET /metrics HTTP/1.0\r\nHost: " + admin.encode() + b"\r\n\r\n")
+                head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
+            finally:
+                writer.close()
         if b" 200 " not in head.split(b"\r\n", 1)[0]:
             raise OSError("the admin listener refused")
         return body

@@ -30,7 +30,8 @@ cdef struct Load:
     int32_t failures_in_row  # dispatches that failed by the endpoint's fault since the last success
     int32_t dials_in_row    # failed dials since the last connection
     double last_event_s     # monotonic: when any of its streams last sent an event
-    int64_t successes       # dispatches whose response began, and not as a failure
+    int64_t begun           # dispatches whose response began, and not as a failure
+    int64_t successes       # dispatches that were answered whole
 
 cdef class Table:
     cdef Row* rows

@@ -16,6 +16,7 @@ class Load(TypedDict):
     failures_in_row: int
     dials_in_row: int
     last_event_s: float
+    begun: int
     successes: int
 
 class Table:

@@ -63,6 +63,7 @@ cdef class Table:
             total.producing += one.producing
             total.failures_in_row += one.failures_in_row
             total.dials_in_row += one.dials_in_row
+            total.begun += one.begun
             total.successes += one.successes
             total.last_event_s = max(total.last_event_s, one.last_event_s)
         return total

@@ -100,7 +100,7 @@ cdef class Scanner:
             return
         self.n_events += 1
         if size >= 8 and memcmp(data, b'{"error"', 8) == 0:
-            self.failed = True
+            self.failed = not _is_clients_fault(data, data + size)
         self._look_for_end(data, size)
         self.read_usage(data, size)
 
@@ -160,6 +160,18 @@ cdef class Scanner:
                 stop = _object_end(at, end)
                 _read_counts(at, stop, &self.usage)
                 at = stop
+
+
+cdef bint _is_clients_fault(const char* at, const char* end) noexcept nogil:
+    """Does an error event carry a code of 400..499? Then the engine is well."""
+    at = <const char*>memmem(at, end - at, b'"code"', 6)
+    if at == NULL:
+        return False
+    at = _value(at + 6, end)
+    return (
+        at != NULL and end - at >= 3 and at[0] == c"4"
+        and c"0" <= at[1] <= c"9" and c"0" <= at[2] <= c"9"
+    )
 
 
 cdef const char* _value(const char* at, const char* end) noexcept nogil:

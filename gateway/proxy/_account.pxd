@@ -9,6 +9,7 @@ from gateway.proxy._request cimport Request
 
 cdef class Account:
     cdef Plane plane
+    cdef bint is_open               # begun and not ended
     cdef double start_s             # when its head was complete
     cdef double entered_s           # when the callback under way began
     cdef double own_s               # spent in our callbacks so far

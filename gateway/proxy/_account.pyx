@@ -43,6 +43,7 @@ cdef class Account:
 
     cdef void begin(self) noexcept:
         self.plane.counts[<int>Count.ACCEPTED] += 1
+        self.is_open = True
         self.start_s = self.last_s = self.entered_s
         self.first_s = self.own_s = self.dispatch_s = 0
         self.bytes_out = 0
@@ -58,6 +59,7 @@ cdef class Account:
             observe(words + <int>ModelWord.M_TTFT, latency_bounds_s(), now - self.start_s)
             observe(pool.words + <int>EndpointWord.E_TTFT, latency_bounds_s(),
                     now - self.dispatch_s)
+            self.last_s = now       # the head may have come long before
             n -= 1
         if n:
             # Events that came in one read share the time since the one before.
@@ -86,6 +88,7 @@ cdef class Account:
                  int n_dispatches, int64_t n_events) except -1:
         cdef int64_t* counts = self.plane.counts
         cdef double now = now_s()
+        self.is_open = False
         counts[outcome] += 1
         if reason:
             counts[<int>Area.REASONS + reason] += 1

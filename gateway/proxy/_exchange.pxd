@@ -118,3 +118,4 @@ cdef class Exchange(Sink):
     cdef bint _failed_at_once(self) noexcept
     cdef int _answered(self) except -1
     cdef bint _still_there(self) except -1
+    cdef int _wait(self) except -1

@@ -33,6 +33,9 @@ cdef enum:
     # As many failures in a row as open the circuit at once.
     FATAL = 1000
 
+# A kept connection that the engine had closed already tells so within a round trip.
+cdef double STALE_S = 1.0
+
 cdef int NO_REASON = Reason.NONE
 
 log = logging.getLogger("headgate.exchange")
@@ -164,7 +167,7 @@ cdef class Exchange(Sink):
         if self.kind == <int>BodyKind.EVENTS:
             self.relay.start(
                 head, self.request.is_head, self.kind, self.request.path.dialect,
-                self.request.http_1_0, UsageStripper() if self.request.exact_usage else None,
+                self.request.http_1_0, UsageStripper() if self.request.hides_usage else None,
             )
         else:
             self.relay.start(
@@ -224,7 +227,11 @@ cdef class Exchange(Sink):
             return 0
         if self.relay.ended:
             return self._answered()
-        if not self.doomed and not self.client.stalled_s:
+        return self._wait()
+
+    cdef int _wait(self) except -1:
+        """The end of a callback: more is to come from the engine."""
+        if not self.client.stalled_s:
             self.plane.wheel.set(self.client, self._patience_s())
         self.account.leave()
         return 0
@@ -235,13 +242,13 @@ cdef class Exchange(Sink):
             self.pending = self.pending + out
         if self.gathers:
             if not self.relay.ended and len(self.pending) < GATHERED_BYTES:
-                self.account.leave()
+                self._wait()
                 return True
             self.dying = self._is_dying(self.status)
             if self._turned_away():
                 return True
         elif out is None and not self.relay.ended:
-            self.account.leave()
+            self._wait()
             return True
         elif self._failed_at_once():
             self.dying = self._is_dying(500)
@@ -301,7 +308,7 @@ cdef class Exchange(Sink):
         self.request.body = self.request.fields = self.request.credentials = None
         if self.status < 500 and not self.relay.scanner.failed:
             # A trial is won here: its stream may go on for minutes.
-            self.pool.load.successes += 1
+            self.pool.load.begun += 1
         self.client.on_commit()
         if self.request.path.makes_responses and self.plane.on_made is not None:
             self._remember_response(first)
@@ -314,8 +321,9 @@ cdef class Exchange(Sink):
         end = first.find(b'"', at + 6)
         if 0 < end < at + 200:
             name = first[at + 6:end].decode("latin-1")
-            self.plane.made(name, self.slot, self.pool.generation)
-            self.plane.on_made(name, self.slot, self.pool.generation)
+            holder = self.request.holder or ""
+            self.plane.made(name, self.slot, self.pool.generation, holder)
+            self.plane.on_made(name, self.slot, self.pool.generation, holder)
         return 0
 
     cdef int _send(self, bytes data) except -1:
@@ -368,6 +376,7 @@ cdef class Exchange(Sink):
                 not self.relay.scanner.failed):
             pool.words[<int>EndpointWord.E_ANSWERED] += 1
             pool.load.failures_in_row = 0
+            pool.load.successes += 1
         elif outcome == <int>Count.TURNED_AWAY or (
                 outcome == <int>Count.ANSWERED and self.status == 503):
             # Busy is not broken: only failures by its own fault open an endpoint's circuit.
@@ -400,8 +409,10 @@ cdef class Exchange(Sink):
         if self.stage >= <int>Stage.HOLDING and clean and self.relay.finish():
             return self._finished_by_close()
         self.upstream = None
+        # Closed by the engine before it saw the request? Then that shows at once, and once.
         cause = retry.Cause.LOST
-        if reused and self.stage == <int>Stage.WAITING:
+        if (reused and self.stage == <int>Stage.WAITING and not self.refreshed
+                and self.account.entered_s - self.account.dispatch_s < STALE_S):
             cause = retry.Cause.LOST_REUSED
         self._release(Count.LOST)
         return self._failed(
@@ -449,11 +460,7 @@ cdef class Exchange(Sink):
             # Its listener is gone, but it may be finishing what it has: only silence ends this.
             self.doomed = True
             self.doom = why
-            self.plane.wheel.set(
-                self.client,
-                max(self.account.entered_s, self.account.last_s + self.plane.dead_silence_s),
-            )
-            return 0
+            return self._wait()
         self._detach()
         self._release(Count.CONDEMNED)
         return self._failed(retry.Cause.CONDEMNED, Reason.ENDPOINT_CONDEMNED, why)
@@ -467,20 +474,19 @@ cdef class Exchange(Sink):
             return 0
         if self.stage < <int>Stage.WAITING:
             return 0
-        if self.doomed and now - self.account.last_s >= self.plane.dead_silence_s:
-            self._detach()
-            self._release(Count.CONDEMNED)
-            return self._failed(retry.Cause.CONDEMNED, Reason.ENDPOINT_CONDEMNED, self.doom)
-        if now >= self._patience_s():
+        if now < self._patience_s():
+            self.plane.wheel.set(self.client, self._patience_s())
+            return 0
+        if not self.doomed:
             return self._timed_out()
-        self.plane.wheel.set(
-            self.client,
-            self.account.last_s + self.plane.dead_silence_s if self.doomed else self._patience_s(),
-        )
-        return 0
+        self._detach()
+        self._release(Count.CONDEMNED)
+        return self._failed(retry.Cause.CONDEMNED, Reason.ENDPOINT_CONDEMNED, self.doom)
 
     cdef double _patience_s(self) noexcept:
         """Until when the engine may be silent."""
+        if self.doomed:
+            return self.account.last_s + self.plane.dead_silence_s
         if self.stage == <int>Stage.WAITING or (
                 self.kind == <int>BodyKind.EVENTS and self.account.first_s == 0):
             # vLLM sends the head of a stream at once, long before it has a token.
@@ -568,7 +574,7 @@ cdef class Exchange(Sink):
         return self._give_up(reason, "")
 
     cdef int hold(self, bint full) except -1:
-        if self.upstream is None:
+        if self.upstream is None or self.upstream.closed:
             return 0
         if full:
             self.upstream.transport.pause_reading()

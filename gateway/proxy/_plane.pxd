@@ -54,6 +54,9 @@ cdef class Plane:
     cdef Policy policy
     cdef readonly Wheel wheel
     cdef readonly object settings   # messages.Settings
+    cdef object choices             # of the aliases, as the Fleet said them
+    cdef dict contexts              # CA file -> TLS context
+    cdef unsigned long n_ticks
     # per message scratch, never kept across a callback
     cdef Head head
     cdef Buffer scratch
@@ -97,7 +100,7 @@ cdef class Plane:
     cdef int leave(self, object session) except -1
     cdef list starved               # sessions that stopped reading for want of memory
     cdef readonly object budget     # retry.Budget
-    cdef object responses           # bounded map: response id -> (slot, generation)
+    cdef object responses           # bounded map: response id -> (slot, generation, holder)
     cdef readonly list access       # records of ended requests, drained by the worker
     cdef public object on_made      # called with (response id, slot, generation)
     cdef bytes date                 # value of our own Date headers

@@ -2,7 +2,9 @@
 
 import asyncio
 import hashlib
+import logging
 import os
+import ssl
 import time
 from collections import OrderedDict
 from email.utils import formatdate
@@ -30,6 +32,8 @@ cdef enum:
     MAX_PATHS = 1024
     # Responses whose endpoint is remembered.
     MAX_RESPONSES = 65536
+
+log = logging.getLogger("headgate.plane")
 
 cdef dict LOCAL_PATHS = {
     b"/health": Local.HEALTH, b"/v1/models": Local.MODELS, b"/metrics": Local.METRICS,
@@ -141,6 +145,9 @@ cdef class Plane:
         self.starved = []
         self.responses = OrderedDict()
         self.access = []
+        self.contexts = {}
+        self.budget = Budget(0, 0, 1)       # until a Fleet says better
+        self.n_ticks = 0
         self.on_made = None
         self.id_prefix = b"hg-" + os.urandom(6).hex().encode() + b"-"
         self.date = formatdate(usegmt=True).encode()
@@ -162,10 +169,13 @@ cdef class Plane:
         served = Served("", [e.slot for e in fleet.endpoints], False)
         served.words = self.counts + <int>Area.MODELS + 63 * <int>Area.MODEL_WIDTH
         self.unnamed = served
-        self.aliases = {
-            name.encode(): Split([(choice.model, choice.weight) for choice in choices])
-            for name, choices in fleet.aliases.items()
-        }
+        if fleet.aliases != self.choices:
+            # A fleet comes with every change of an engine: the splits go on where they are.
+            self.choices = fleet.aliases
+            self.aliases = {
+                name.encode(): Split([(choice.model, choice.weight) for choice in choices])
+                for name, choices in fleet.aliases.items()
+            }
         self.credentials = {}
         self.keys = {key.digest: Holder(key.name, key.models, key.usage) for key in fleet.keys}
         self.complete = fleet.complete
@@ -218,15 +228,31 @@ cdef class Plane:
         for endpoint in endpoints:
             pool = self.pools[endpoint.slot]
             if pool is None or pool.endpoint != endpoint:
-                if pool is not None:
-                    pool.close()
-                pool = self.make_pool(self, endpoint)
+                pool = self._make_pool(endpoint)
             pools[endpoint.slot] = pool
         for slot in range(MAX_SLOTS):
             pool = self.pools[slot]
-            if pool is not None and pools[slot] is None:
+            if pool is not None and pools[slot] is not pool:
                 pool.close()
         self.pools = pools
+
+    def _make_pool(self, endpoint):
+        try:
+            return self.make_pool(self, endpoint)
+        except OSError as error:
+            # A CA file that is not there or no CA: that endpoint alone gets no requests.
+            log.error("%s cannot be used: %s", endpoint.name, error)
+            return None
+
+    def tls_context(self, str ca_file):
+        """The TLS context for engines that are verified by this CA file; '': the system's CAs.
+
+        Reading the CAs takes tens of milliseconds, so each file is read once. OSError.
+        """
+        context = self.contexts.get(ca_file)
+        if context is None:
+            context = self.contexts[ca_file] = ssl.create_default_context(cafile=ca_file or None)
+        return context
 
     cdef Path path(self, bytes name):
         cdef Path path = self.paths.get(name)
@@ -291,7 +317,8 @@ cdef class Plane:
             starved, self.starved = self.starved, []
             for session in starved:
                 session.resume_body()
-        if counts[<int>Count.TICKS] % 10 == 0:
+        self.n_ticks += 1
+        if self.n_ticks % 10 == 0:
             self.budget.tick(counts[<int>Count.ACCEPTED])
             self.date = formatdate(usegmt=True).encode()
             for pool in self.pools:
@@ -327,9 +354,9 @@ cdef class Plane:
             self.empty.set()
         return 0
 
-    def made(self, str response, int slot, unsigned int generation):
-        """Remember which endpoint holds a response."""
-        self.responses[response] = (slot, generation)
+    def made(self, str response, int slot, unsigned int generation, str holder):
+        """Remember which endpoint holds a response, and whose key asked for it."""
+        self.responses[response] = (slot, generation, holder)
         if len(self.responses) > MAX_RESPONSES:
             self.responses.popitem(last=False)
 

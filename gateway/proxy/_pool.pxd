@@ -19,6 +19,7 @@ cdef class Pool:
     cdef bytes host_line                # "Host: ...\r\n", and Authorization if it has an API key
     cdef bytes path_prefix
     cdef bint has_api_key
+    cdef double keep_alive_s
     cdef readonly tuple dying_answers   # ((status, piece of the body), ...)
     cdef int64_t* words                 # its counters in this worker's column
     cdef Load* load                     # its load cell of this worker
@@ -37,3 +38,4 @@ cdef class Pool:
     # private
     cdef int _connected(self, Sink sink, Upstream upstream) except -1
     cdef int _offer(self, Upstream upstream) except -1
+    cdef int _failed(self, str why) except -1

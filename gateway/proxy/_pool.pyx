@@ -1,7 +1,6 @@
 """See _pool.pxd."""
 
 import asyncio
-import ssl
 from collections import deque
 
 from engines.kind import KINDS
@@ -26,6 +25,7 @@ cdef class Pool:
             lines += f"Authorization: Bearer {endpoint.api_key}\r\n"
         self.host_line = lines.encode()
         self.has_api_key = bool(endpoint.api_key)
+        self.keep_alive_s = endpoint.keep_alive_s
         self.path_prefix = endpoint.path_prefix.encode()
         self.dying_answers = KINDS[endpoint.kind].dying_answers
         self.words = (
@@ -37,13 +37,17 @@ cdef class Pool:
         self.dials = set()
         self.tls = None
         if endpoint.tls:
-            self.tls = ssl.create_default_context(cafile=endpoint.ca_file or None)
+            self.tls = plane.tls_context(endpoint.ca_file)
 
     cdef Upstream take(self, Sink sink, bint fresh):
         cdef Upstream upstream
         if not fresh and self.idle:
             upstream = self.idle.pop()
-            return upstream
+            if now_s() - upstream.idle_since_s < self.keep_alive_s:
+                return upstream
+            # The newest is too old, so all are: the engine is about to close them.
+            upstream.abort()
+            self.drop_idle()
         self.waiters.append(sink)
         self.plane.counts[<int>Count.WAITING_FOR_DIAL] += 1
         task = self.plane.loop.create_task(self._dial())
@@ -87,7 +91,6 @@ cdef class Pool:
     async def _dial(self):
         """Open one connection, for the waiter that is first by then."""
         cdef Upstream upstream
-        cdef Sink sink
         self.words[<int>EndpointWord.E_DIALS] += 1
         try:
             async with asyncio.timeout(self.plane.connect_s):
@@ -96,19 +99,28 @@ cdef class Pool:
                     server_hostname=self.endpoint.server_name or None if self.tls else None,
                 )
         except Exception as error:      # whatever it is: a waiter must hear of it
-            self.words[<int>EndpointWord.E_DIALS_FAILED] += 1
-            self.load.dials_in_row += 1
-            if self.waiters:
-                sink = self.waiters.popleft()
-                self.plane.counts[<int>Count.WAITING_FOR_DIAL] -= 1
-                try:
-                    sink.on_dial_failed(_why(error))
-                except Exception as failure:
-                    sink.on_error(failure)
+            self._failed(_why(error))
+            return
+        upstream = protocol
+        if upstream.closed:
+            self._failed("closed at once")
             return
         self.load.dials_in_row = 0
-        upstream = protocol
         self._offer(upstream)
+
+    cdef int _failed(self, str why) except -1:
+        """A dial failed: the waiter that is first hears of it."""
+        cdef Sink sink
+        self.words[<int>EndpointWord.E_DIALS_FAILED] += 1
+        self.load.dials_in_row += 1
+        if self.waiters:
+            sink = self.waiters.popleft()
+            self.plane.counts[<int>Count.WAITING_FOR_DIAL] -= 1
+            try:
+                sink.on_dial_failed(why)
+            except Exception as error:
+                sink.on_error(error)
+        return 0
 
     def _make(self):
         return Upstream(self.plane, self)
@@ -121,7 +133,7 @@ cdef class Pool:
     def expire(self, double now):
         """Close what has been idle for longer than the engine would keep it."""
         cdef Upstream upstream
-        cdef double limit = now - <double>self.endpoint.keep_alive_s
+        cdef double limit = now - self.keep_alive_s
         while self.idle:
             upstream = self.idle[0]
             if upstream.idle_since_s > limit:

@@ -30,7 +30,6 @@ cpdef enum BodyKind:
 cdef class Relay:
     cdef Walker walker
     cdef readonly Scanner scanner
-    cdef Buffer scratch
     cdef uint8_t shape
     cdef uint8_t kind
     cdef object rewriter        # None, or what rewrites payload: see gateway.proxy.usage

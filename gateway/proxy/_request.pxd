@@ -34,7 +34,8 @@ cdef class Request:
     cdef int64_t body_size
     cdef Served served              # None: no model was chosen
     cdef int32_t pinned             # the one slot that may serve it; -1: any
-    cdef bint exact_usage           # usage is asked for and hidden from the client
+    cdef bint wants_usage           # usage mode `exact` holds for it
+    cdef bint hides_usage           # usage was asked for in the client's place, and is hidden
     # of the last refusal
     cdef tuple details
 

@@ -71,7 +71,7 @@ cdef class Request:
         self.pinned = -1
         self.is_head = self.is_preflight = self.http_1_0 = False
         self.close_after = self.keep_alive_1_0 = False
-        self.usage_is_set = self.exact_usage = False
+        self.usage_is_set = self.wants_usage = self.hides_usage = False
 
     cdef int _refuse(self, int reason, tuple details) except -1:
         self.details = details
@@ -164,7 +164,7 @@ cdef class Request:
             return False
         self.holder = holder.name
         self.allowed = holder.models
-        self.exact_usage = holder.usage == "exact"
+        self.wants_usage = holder.usage == "exact"
         self.usage_is_set = holder.usage != ""
         return True
 
@@ -205,18 +205,29 @@ cdef class Request:
         if self.path.body == BODY_MULTIPART:
             return self._read_form()
         self.served = self.plane.unnamed
+        if self.allowed is not None and not self.path.names_response:
+            return self._refuse(Reason.FORBIDDEN_MODEL, ("(any)",))
         if self.path.names_response:
             return self._pin(self.target.split(b"?")[0].split(b"/")[3].decode("latin-1"))
         return 0
 
     cdef int _read_form(self) except -1:
+        cdef Value value
+        cdef bytes asked = None
+        cdef int reason
         try:
-            model = model_part(
+            found = model_part(
                 bytes(self.body or b""), (self.content_type or b"").decode("latin-1")
             )
         except ValueError as error:
             return self._refuse(Reason.BAD_JSON, (error,))
-        return self._choose_model(None if model is None else model.encode())
+        if found is not None:
+            asked, value.start = found
+            value.size = len(asked)
+        reason = self._choose_model(asked)
+        if not reason and asked is not None and asked != self.served.key:
+            self._splice(value, self.served.key)
+        return reason
 
     cdef int _read_json(self) except -1:
         """Model, alias, usage and what is forbidden."""
@@ -248,7 +259,7 @@ cdef class Request:
             self._splice(envelope.model, json.dumps(self.served.name).encode())
             p = start_of(self.body)
             read_envelope(p, self.body_size, self.plane.json_depth, &envelope)
-        if self.exact_usage:
+        if self.wants_usage:
             self._ask_for_usage(p, &envelope)
         return 0
 
@@ -269,7 +280,7 @@ cdef class Request:
         if self.served is None:
             return self._refuse_model(name.decode("utf-8", "replace"))
         if not self.usage_is_set:
-            self.exact_usage = self.served.exact_usage
+            self.wants_usage = self.served.exact_usage
         return 0
 
     cdef Served _target(self, split):
@@ -302,25 +313,25 @@ cdef class Request:
         """Usage mode `exact`: make the engine send usage in a stream that did not ask for it."""
         cdef Value options = envelope.stream_options
         cdef bytes asked = p[options.start:options.start + options.size]
-        self.exact_usage = False
         if not self.path.takes_stream_options or not is_literal(p, envelope.stream, b"true", 4):
             return 0
         wanted = with_usage(asked)
         if wanted is None:
             return 0        # the client asks itself and shall see it
-        self.exact_usage = True
+        self.hides_usage = True
         if asked:
             return self._splice(options, wanted)
         options.start = envelope.brace + 1
         return self._splice(options, b'"stream_options":' + wanted + b",")
 
     cdef int _pin(self, str response) except -1:
-        """Only the endpoint that made a response knows it."""
+        """Only the endpoint that made a response knows it; only the key that asked may have it."""
         found = self.plane.responses.get(response)
         if found is not None:
-            slot, generation = found
+            slot, generation, holder = found
             pool = self.plane.pools[slot]
-            if pool is not None and pool.generation == generation:
+            if (pool is not None and pool.generation == generation
+                    and holder == (self.holder or "")):
                 self.pinned = slot
                 return 0
         return self._refuse(Reason.UNKNOWN_RESPONSE, (response,))

@@ -32,7 +32,7 @@ cdef class Session(Client):
     cdef size_t seen                # of input[at:], by head_end
     cdef bint advancing             # _advance is on the stack
     cdef Walker walker              # of the request body under way
-    cdef list pieces                # of that body
+    cdef bytes body                 # of that request, as far as it is here: nobody else sees it yet
     cdef int64_t received           # bytes of that body
     cdef int64_t window             # bytes since its deadline was set
     cdef int64_t counted            # in Count.BUFFERED_BYTES for this session
@@ -50,11 +50,13 @@ cdef class Session(Client):
     cdef int _begin_body(self, const Head* head) except -1
     cdef object _cut_input(self, size_t n)
     cdef int _take_body(self, bytes data, size_t at) except -1
+    cdef int _make_room(self, int64_t size) except -1
     cdef int _count_body(self, int64_t n) except -1
     cdef int _check_memory(self) except -1
     cdef int _free_body(self) except -1
     cdef int _run(self, object body) except -1
     cdef int _answer_local(self) except -1
+    cdef bytes _models(self)
     cdef int _answer_metrics(self) except -1
     cdef int _respond(self, int status, bytes content_type, bytes body, bytes lines) except -1
     cdef int answer(self, int reason, tuple details) except -1

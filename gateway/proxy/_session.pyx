@@ -6,8 +6,9 @@ from urllib.parse import unquote
 from gateway.http.faults import REFUSALS
 from gateway.reasons import REASONS, Reason
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t
+from libc.string cimport memcpy
 
 from gateway._shared cimport Count
 from gateway.http._body cimport Framing, Step, walk, walk_request
@@ -53,12 +54,11 @@ cdef class Session(Client):
         self.plane.wheel.set(self, now_s() + self.plane.head_s)
 
     def connection_lost(self, error):
-        cdef int before = self.phase
         self.phase = Phase.CLOSED
         try:
             if self.exchange.stage:
                 self.exchange.cancel(Count.CANCEL_CLIENT_GONE)
-            elif before == <int>Phase.BODY or before == <int>Phase.RUNNING:
+            elif self.exchange.account.is_open:
                 self.exchange.account.enter()
                 self.plane.counts[<int>Count.CANCEL_CLIENT_GONE] += 1
                 self.exchange.over(Count.CANCELLED, 499, Reason.NONE, Ending.ABORT)
@@ -129,7 +129,7 @@ cdef class Session(Client):
         log.error("a connection failed in the gateway", exc_info=error)
         if self.exchange.stage:
             self.exchange.on_error(error)
-        elif self.phase == <int>Phase.BODY:
+        elif self.exchange.account.is_open:
             self.exchange.over(Count.FAILED, 500, Reason.INTERNAL, Ending.ABORT)
         if self.transport is not None:
             self.transport.abort()
@@ -153,7 +153,6 @@ cdef class Session(Client):
             return 0
         if self.exchange.stage:
             return self.exchange.cancel(Count.CANCEL_PIPELINE)
-        self.plane.counts[<int>Count.CANCEL_PIPELINE] += 1
         self.transport.abort()
         return 0
 
@@ -165,6 +164,9 @@ cdef class Session(Client):
         try:
             while self.phase == <int>Phase.HEAD and self._next_head():
                 pass
+        except Exception as error:
+            # Caught here: the caller may be an engine's callback, which has nothing to do with it.
+            self._broke(error)
         finally:
             self.advancing = False
         return 0
@@ -238,7 +240,7 @@ cdef class Session(Client):
             self.received = head.content_length
             return self._run(self._cut_input(head.content_length))
         self.phase = Phase.BODY
-        self.pieces = []
+        self.body = None
         self.window = 0
         self.plane.wheel.drop(self)
         self.plane.wheel.set(self, self.exchange.account.entered_s + self.plane.body_idle_s)
@@ -272,25 +274,19 @@ cdef class Session(Client):
         cdef const char* p = PyBytes_AS_STRING(data)
         cdef size_t n = PyBytes_GET_SIZE(data)
         cdef int64_t before = self.received
-        cdef size_t start
         cdef int step
         self.walker.pos = at
         while True:
             step = walk(&self.walker, p, n)
-            if step != <int>Step.DATA:
-                if step == <int>Step.CHUNK_END:
-                    continue
+            if step == <int>Step.DATA:
+                if self.received + <int64_t>self.walker.size > self.plane.body_bytes:
+                    return self._refuse_for(Reason.BODY_TOO_LARGE, (self.plane.body_bytes,))
+                self._make_room(self.received + self.walker.size)
+                memcpy(PyBytes_AS_STRING(self.body) + self.received, p + self.walker.start,
+                       self.walker.size)
+                self.received += self.walker.size
+            elif step != <int>Step.CHUNK_END:
                 break
-            start = self.walker.start
-            self.received += self.walker.size
-            if self.received > self.plane.body_bytes:
-                return self._refuse_for(Reason.BODY_TOO_LARGE, (self.plane.body_bytes,))
-            if self.walker.size == n:
-                self.pieces.append(data)
-            elif self.walker.size > COPIED_BYTES:
-                self.pieces.append(memoryview(data)[start:start + self.walker.size])
-            else:
-                self.pieces.append(part_of(data, start, start + self.walker.size))
         self._count_body(self.received - before)
         if step < 0:
             return self._refuse_fault(step)
@@ -299,8 +295,29 @@ cdef class Session(Client):
         if self.walker.pos < n:
             self.input = data
             self.at = self.walker.pos
-        pieces, self.pieces = self.pieces, None
-        return self._run(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        body, self.body = self.body, None
+        if body is None:
+            body = b""
+        elif PyBytes_GET_SIZE(body) != self.received:
+            body = part_of(body, 0, self.received)
+        return self._run(body)
+
+    cdef int _make_room(self, int64_t size) except -1:
+        """Let `body`, which nobody else has seen yet, hold that many bytes."""
+        cdef int64_t room = 0 if self.body is None else PyBytes_GET_SIZE(self.body)
+        cdef bytes larger
+        if size <= room:
+            return 0
+        if self.walker.framing == <int>Framing.LENGTH:
+            # Memory that is not written to is not taken: a claim costs the claimer's bytes only.
+            room = size + self.walker.left
+        else:
+            room = min(max(2 * room, size, <int64_t>COPIED_BYTES), self.plane.body_bytes)
+        larger = PyBytes_FromStringAndSize(NULL, room)
+        if self.body is not None:
+            memcpy(PyBytes_AS_STRING(larger), PyBytes_AS_STRING(self.body), self.received)
+        self.body = larger
+        return 0
 
     cdef int _count_body(self, int64_t n) except -1:
         self.window += n
@@ -325,7 +342,7 @@ cdef class Session(Client):
     cdef int _free_body(self) except -1:
         self.plane.counts[<int>Count.BUFFERED_BYTES] -= self.counted
         self.counted = 0
-        self.pieces = None
+        self.body = None
         self.starved = False
         return 0
 
@@ -350,7 +367,7 @@ cdef class Session(Client):
         if local == <int>Local.METRICS:
             return self._answer_metrics()
         if local == <int>Local.MODELS:
-            return self._respond(200, JSON, self.plane.models_json, b"")
+            return self._respond(200, JSON, self._models(), b"")
         target = self.request.target.split(b"?")[0].decode("latin-1")
         name = unquote(target.removeprefix("/v1/models/"))
         card = self.plane.cards.get(name)
@@ -358,6 +375,14 @@ cdef class Session(Client):
             self.request.details = (name, self.plane.served_names())
             return self._refuse(Reason.UNKNOWN_MODEL)
         return self._respond(200, JSON, card, b"")
+
+    cdef bytes _models(self):
+        """The model list; of a key that is restricted, its own."""
+        cdef frozenset allowed = self.request.allowed
+        if allowed is None:
+            return self.plane.models_json
+        cards = [card for name, card in self.plane.cards.items() if name.encode() in allowed]
+        return b'{"object":"list","data":[' + b",".join(cards) + b"]}"
 
     cdef int _answer_metrics(self) except -1:
         if not self.plane.settings.metrics_on_data_port:
@@ -372,7 +397,8 @@ cdef class Session(Client):
         """The control process renders them: here that would hold up every stream."""
         try:
             text = await self.plane.fetch_metrics()
-        except OSError:
+        except Exception as error:      # whatever it is: the client waits for an answer
+            log.warning("metrics for the data port: %r", error)
             text = None
         if self.phase != <int>Phase.RUNNING:
             return

@@ -19,7 +19,6 @@ cdef class Wheel:
     cdef list buckets               # of Timed, heads of rings
     cdef long at                    # the tick that has been served
     cdef double start_s
-    cdef readonly long n_served
     cdef void set(self, Timed timed, double deadline_s) noexcept
     cdef void drop(self, Timed timed) noexcept
     # Serve all deadlines up to now_s.

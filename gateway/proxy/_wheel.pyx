@@ -67,5 +67,4 @@ cdef class Wheel:
                 self._link(timed)
                 continue
             timed.deadline_s = 0
-            self.n_served += 1
             timed.on_deadline(now_s)

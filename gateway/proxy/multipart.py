@@ -8,8 +8,8 @@ MAX_PARTS = 64
 MAX_PART_HEAD_BYTES = 4096
 
 
-def model_part(body: bytes, content_type: str) -> str | None:
-    """The value of the form part named `model`; None if there is none.
+def model_part(body: bytes, content_type: str) -> tuple[bytes, int] | None:
+    """The value of the form part named `model`, and where it begins; None if there is none.
 
     ValueError if the body is no multipart form.
     """
@@ -25,7 +25,7 @@ def model_part(body: bytes, content_type: str) -> str | None:
         at = body.find(mark, start)
         head_end = body.find(b"\r\n\r\n", start, start + MAX_PART_HEAD_BYTES)
         if 0 <= head_end < at and _names_model(body[start:head_end]):
-            return body[head_end + 4 : at].removesuffix(b"\r\n").decode("utf-8", "replace")
+            return body[head_end + 4 : at].removesuffix(b"\r\n"), head_end + 4
     raise ValueError(f"the form has more than {MAX_PARTS} parts before one named 'model'")
 
 

@@ -83,6 +83,7 @@ class Cell(ctypes.Structure):
         ("failures_in_row", ctypes.c_int32),
         ("dials_in_row", ctypes.c_int32),
         ("last_event_s", ctypes.c_double),
+        ("begun", ctypes.c_int64),
         ("successes", ctypes.c_int64),
     ]
 

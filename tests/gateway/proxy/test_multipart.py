@@ -21,7 +21,13 @@ FORM = (
     ],
 )
 def test_model_part(body: bytes, content_type: str, model: str | None) -> None:
-    assert model_part(body, content_type) == model
+    found = model_part(body, content_type)
+    if found is None:
+        assert model is None
+        return
+    value, at = found
+    assert value.decode() == model
+    assert body[at : at + len(value)] == value
 
 
 @pytest.mark.parametrize("content_type", ["", "application/json", "multipart/form-data"])
