@@ -1,0 +1,1 @@
+"""Many requests while clients leave and engines break: does every count agree afterwards?"""
