@@ -14,6 +14,8 @@ __all__ = ["Entry", "Ledger", "stay"]
 PATIENCE_S = 30.0
 """Longer than all the gateway's patience with an engine, its retries included."""
 SLOW_READ_BYTES = 2048
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+"""No part of an answer."""
 GATEWAY_SAYS = (b"The engine ", b"The gateway ")
 END_MARKS = (b"data: [DONE]", b"message_stop", b"response.completed", b"response.incomplete")
 
@@ -289,7 +291,10 @@ async def _read(wire: _Wire, ask: Ask, entry: Entry, *, pipelined: bool) -> bool
         entry.received = wire.got
         _judge(ask, answer, entry)
         return answer.headers.get("connection") == "close"
-    entry.received = wire.got if pipelined else wire.got + len(wire.data)
+    unread = wire.data
+    if not wire.got:
+        unread = unread.removeprefix(CONTINUE)
+    entry.received = wire.got if pipelined else wire.got + len(unread)
     return True
 
 

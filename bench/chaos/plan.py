@@ -75,6 +75,9 @@ def visits(seed: int, requests: int) -> Iterator[Visit]:
             for ask in asks:
                 if ask.leave is not None and ask.leave.where in ("head", "upload"):
                     ask.leave = Leave("wait", random.random() * 0.05, ask.leave.reset)
+            # One that claims more than it sends would swallow those behind it.
+            last = next((at for at, ask in enumerate(asks) if ask.kind.startswith("slow")), count)
+            del asks[last + 1 :]
         if pipelined and random.random() < 0.7:
             while len(asks) > 1 and sum(ask.size for ask in asks[1:]) > MAX_AHEAD_BYTES:
                 asks.pop()

@@ -72,6 +72,9 @@ class Response:
         self._events = 0
         self._drip: Active | None = None
         self._drip_queue = bytearray()
+        # For a second response: it goes out with the end of the first, as one piece.
+        self._kept = b""
+        self._spare = b""
         self._timer: asyncio.TimerHandle | None = None
         self._ending = False
 
@@ -119,13 +122,19 @@ class Response:
         """Nothing more follows."""
         if self.closed:
             return
-        if self.streaming and not self._head_only:
-            self._write(b"0\r\n\r\n")
-        if self._fault is Fault.TWO_RESPONSES:
-            self._write(self._head(200, "application/json", 2, body=b"{}"))
         self._ending = True
-        if not self._drip_queue:
+        rest = self._kept
+        if self.streaming and not self._head_only:
+            rest += b"0\r\n\r\n"
+        if self._fault is Fault.TWO_RESPONSES:
+            self._spare = self._head(200, "application/json", 2, body=b"{}")
+        if self._drip is None:
+            self._wire.write(rest + self._spare)
             self._finish()
+            return
+        self._drip_queue += rest
+        if self._timer is None:
+            self._next_drop(self._drip)
 
     def drip(self, fault: Active) -> None:
         """Write everything from here on in small pieces."""
@@ -247,19 +256,24 @@ class Response:
     # writing
 
     def _write(self, data: bytes) -> None:
-        if self._drip is None:
+        if self._fault is Fault.TWO_RESPONSES and not self.streaming:
+            self._kept += data
+        elif self._drip is None:
             self._wire.write(data)
-            return
-        self._drip_queue += data
-        if self._timer is None:
-            self._next_drop(self._drip)
+        else:
+            self._drip_queue += data
+            if self._timer is None:
+                self._next_drop(self._drip)
 
     def _next_drop(self, drip: Active) -> None:
         self._timer = None
         if self.closed:
             return
-        self._wire.write(bytes(self._drip_queue[: drip.bytes]))
+        piece = bytes(self._drip_queue[: drip.bytes])
         del self._drip_queue[: drip.bytes]
+        if self._ending and not self._drip_queue:
+            piece += self._spare  # at once, however slow the rest was
+        self._wire.write(piece)
         if self._drip_queue:
             pause_s = 0.01 if drip.seconds is None else drip.seconds
             self._timer = asyncio.get_running_loop().call_later(pause_s, self._next_drop, drip)

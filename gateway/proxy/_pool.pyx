@@ -41,13 +41,16 @@ cdef class Pool:
 
     cdef Upstream take(self, Sink sink, bint fresh):
         cdef Upstream upstream
-        if not fresh and self.idle:
+        while not fresh and self.idle:
             upstream = self.idle.pop()
-            if now_s() - upstream.idle_since_s < self.keep_alive_s:
+            if now_s() - upstream.idle_since_s >= self.keep_alive_s:
+                # The newest is too old, so all are: the engine is about to close them.
+                upstream.abort()
+                self.drop_idle()
+            elif upstream.is_quiet():
                 return upstream
-            # The newest is too old, so all are: the engine is about to close them.
-            upstream.abort()
-            self.drop_idle()
+            else:
+                upstream.abort()
         self.waiters.append(sink)
         self.plane.counts[<int>Count.WAITING_FOR_DIAL] += 1
         task = self.plane.loop.create_task(self._dial())
@@ -64,6 +67,9 @@ cdef class Pool:
         if upstream.closed:
             return 0
         if self.waiters:
+            if upstream.reused and not upstream.is_quiet():
+                upstream.abort()        # the waiter's own dial is under way
+                return 0
             # `fresh` waiters too: a connection that was just given back has been seen to work.
             sink = self.waiters.popleft()
             self._connected(sink, upstream)

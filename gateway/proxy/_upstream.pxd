@@ -32,6 +32,7 @@ cdef class Upstream:
     cdef bint closed
     cdef bint reused                # has carried an exchange before this one
     cdef double idle_since_s
+    cdef int fd
 
     # Begin an exchange: `message` and, if not None, `body` behind it.
     cdef int send(self, Sink sink, bytes message, object body) except -1
@@ -40,5 +41,8 @@ cdef class Upstream:
     # Close at once; the sink hears nothing of it.
     cdef int abort(self) except -1
     cdef bint is_flushed(self) except -1
+    # Idle, and nothing came or ended since: one system call. What lies unread before a request
+    # is sent would be taken for its answer.
+    cdef bint is_quiet(self) noexcept nogil
     # private
     cdef int _take_head(self, bytes data) except -1

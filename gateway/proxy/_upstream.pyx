@@ -8,6 +8,11 @@ from gateway._shared cimport Count
 from gateway.http._head cimport Fault, Head, head_end, parse_response
 from gateway.proxy._plane cimport Plane
 
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t recv(int fd, void* into, size_t size, int flags)
+    int MSG_PEEK
+    int MSG_DONTWAIT
+
 
 cdef class Sink:
     cdef int on_connection(self, Upstream upstream) except -1:
@@ -44,6 +49,7 @@ cdef class Upstream:
         self.write = transport.write
         self.plane.counts[<int>Count.UPSTREAM_OPENED] += 1
         sock = transport.get_extra_info("socket")
+        self.fd = sock.fileno()
         # An engine node that vanished without a word is found out in about 30 s.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
@@ -141,3 +147,7 @@ cdef class Upstream:
 
     cdef bint is_flushed(self) except -1:
         return self.transport.get_write_buffer_size() == 0
+
+    cdef bint is_quiet(self) noexcept nogil:
+        cdef char byte
+        return recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0
