@@ -185,7 +185,7 @@ class _Routes:
         except FleetError as error:
             raise HTTPException(409, f"Cannot add the endpoint: {error}.") from None
         except ValueError as error:
-            raise HTTPException(400, f"body: url: {error}") from None
+            raise HTTPException(400, f"body: {error}") from None
         return JSONResponse(self._describe(self._control.prober.watches[member.slot]), 201)
 
     async def remove_endpoint(self, request: Request) -> Response:

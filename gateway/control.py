@@ -18,8 +18,8 @@ import uvloop
 from gateway import messages
 from gateway._shared import Area, Shared
 from gateway.access_log import AccessLog
-from gateway.config import Config, ConfigError, Engine, engine_name
-from gateway.fleet import Fleet, Member
+from gateway.config import Config, ConfigError, Engine, check_engine, engine_name
+from gateway.fleet import Fleet, FleetError, Member
 from gateway.listener import open_listeners
 from gateway.logs import configure_logs
 from gateway.prober import Prober, Watch
@@ -142,6 +142,7 @@ class Control:
 
     def add(self, engine: Engine, source: str) -> Member:
         """Take an engine in; it gets requests once it answers probes. FleetError, ValueError."""
+        check_engine(engine)
         member = self.fleet.add(engine, source, time.monotonic())
         self.endpoint_base[member.slot] = self.endpoint_words(member.slot)
         self.prober.add(member)
@@ -217,7 +218,10 @@ class Control:
                 continue
             if there is not None:  # it keeps its streams, under another name, until they end
                 self.fleet.rename(there, f"{name}~{there.slot}.{there.generation}")
-            self.add(engine, "config")
+            try:
+                self.add(engine, "config")
+            except (FleetError, ValueError) as error:  # the others are as good as ever
+                log.error("reload: engine %s is left out: %s", name, error)
 
     def _on_left(self, member: Member) -> None:
         log.info("%s: removed", member.name)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gateway._shared import Shared
+from gateway._shared import Count, Shared
 from gateway.channel import Channel, ChannelError
 from gateway.messages import (
     Access,
@@ -34,6 +34,11 @@ RESPAWN_S = 1.0
 """Shortest time between two starts of one worker: a crash loop must not take the machine."""
 START_ATTEMPTS = 5
 """A worker that never once got ready in so many starts will not: the gateway gives up."""
+START_S = 60.0
+"""A worker that is not ready after so long, never will be."""
+WATCH_S = 1.0
+HUNG_WATCHES = 20
+"""Looks in a row at a worker whose event loop has not turned: it hangs, and all its streams."""
 FORCED_EXIT_S = 2.0
 BACKLOG_BYTES = 256 << 20
 """A worker that leaves so much unread hangs."""
@@ -51,6 +56,9 @@ class Worker:
     starts: int = 0
     started_s: float = 0.0
     task: "asyncio.Task[None] | None" = field(default=None, repr=False)
+    ticks: int = 0
+    """As last seen, of its event loop."""
+    still_watches: int = 0
     _cpu: tuple[int, float] = (0, 0.0)
     _cpu_before_s: float = 0.0
 
@@ -96,6 +104,7 @@ class Supervisor:
         self._fleet: Fleet | None = None
         self._drain: Drain | None = None
         self._was_ever_ready = False
+        self._watch: asyncio.Task[None] | None = None
 
     @property
     def ready_count(self) -> int:
@@ -112,6 +121,7 @@ class Supervisor:
         self._fleet = fleet
         for worker in self.workers:
             worker.task = asyncio.create_task(self._keep(worker))
+        self._watch = asyncio.create_task(self._watch_forever())
 
     def broadcast(self, fleet: Fleet) -> None:
         """Send a fleet to all, and to those who come later, unless it is the same again."""
@@ -147,6 +157,8 @@ class Supervisor:
             self._kill(worker)
         if tasks:
             await asyncio.wait(tasks)
+        if self._watch is not None:
+            self._watch.cancel()
 
     def close_listeners(self) -> None:
         """Close our copies of the listening sockets. Safe to call twice."""
@@ -159,6 +171,8 @@ class Supervisor:
                 await self._live_once(worker)
             except OSError as error:  # no memory, no descriptors: perhaps there are next time
                 log.error("worker %d cannot be started: %s", worker.index, error)
+            except Exception:  # a bug here must not cost the place for good
+                log.exception("worker %d was lost", worker.index)
             if self.is_draining:
                 return
             if worker.starts >= START_ATTEMPTS and not self._was_ever_ready:
@@ -170,6 +184,7 @@ class Supervisor:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         worker.started_s = time.monotonic()
         worker.starts += 1
+        worker.still_watches = 0
         worker.has_drained = False
         try:
             with theirs:
@@ -248,6 +263,26 @@ class Supervisor:
             log.error(
                 "worker %d (pid %d) %s; %d requests were lost", worker.index, process.pid, how, lost
             )
+
+    async def _watch_forever(self) -> None:
+        """Kill what lives and does not work. Counted in looks and not in seconds: where the whole
+        machine stood still, so did we."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            for worker in self.workers:
+                if worker.process is not None:
+                    self._look(worker)
+
+    def _look(self, worker: Worker) -> None:
+        ticks = self._shared.count(Count.TICKS, worker.index)
+        worker.still_watches = worker.still_watches + 1 if ticks == worker.ticks else 0
+        worker.ticks = ticks
+        if worker.is_ready and worker.still_watches >= HUNG_WATCHES:
+            log.error("worker %d hangs: its event loop stands still; killed", worker.index)
+            self._kill(worker)
+        elif not worker.is_ready and time.monotonic() - worker.started_s > START_S:
+            log.error("worker %d is not ready after %g s: killed", worker.index, START_S)
+            self._kill(worker)
 
     def _kill(self, worker: Worker) -> None:
         if worker.process is not None and worker.process.returncode is None:

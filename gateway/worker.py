@@ -45,6 +45,8 @@ TICK_S = 0.1
 BACKLOG = 4096
 # The control process renders some 100,000 lines in that time.
 METRICS_S = 5.0
+# Of access log lines that the control process has not read.
+BACKLOG_BYTES = 16 << 20
 # For errors written at the grace's end to leave.
 LAST_WORDS_S = 1.0
 # Young objects before the collector looks: sessions are freed by reference counts, the collector
@@ -91,8 +93,11 @@ class Worker:
     def _tick(self) -> None:
         try:
             self.plane.tick()
-            if self.plane.access and self._channel is not None:
-                self._channel.send(Access(self.plane.take_access()))
+            channel = self._channel
+            # A control process that does not read: the plane bounds what waits, and counts the rest
+            # as dropped.
+            if channel is not None and channel.backlog_bytes < BACKLOG_BYTES and self.plane.access:
+                channel.send(Access(self.plane.take_access()))
         except Exception:  # a bug here must not stop every deadline for good
             log.exception("the tick failed")
         if not self._done.is_set():

@@ -3,7 +3,7 @@
 `load` reads it once at the edge; nothing else in the gateway reads the file or the environment.
 """
 
-from gateway.config.check import engine_name
+from gateway.config.check import check_engine, engine_name
 from gateway.config.errors import ConfigError
 from gateway.config.load import load
 from gateway.config.schema import Config, Engine
@@ -17,6 +17,7 @@ __all__ = [
     "Engine",
     "EngineUrl",
     "Secret",
+    "check_engine",
     "engine_name",
     "load",
     "parse_engine_url",

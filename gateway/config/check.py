@@ -4,11 +4,11 @@ import ssl
 from collections import Counter
 from pathlib import Path
 
-from gateway.config.schema import Config
+from gateway.config.schema import Config, Engine
 from gateway.config.url import parse_engine_url
 from router.policy import POLICIES
 
-__all__ = ["check", "engine_name"]
+__all__ = ["check", "check_engine", "engine_name"]
 
 
 def check(config: Config) -> list[str]:
@@ -20,6 +20,22 @@ def check(config: Config) -> list[str]:
         *_keys(config),
         *_policy(config),
     ]
+
+
+def check_engine(engine: Engine) -> None:
+    """ValueError, beginning with the key, if it cannot be used: its URL, its CA file."""
+    try:
+        parse_engine_url(engine.url)
+    except ValueError as error:
+        raise ValueError(f"url: {error}") from None
+    if not engine.ca_file:
+        return
+    if not Path(engine.ca_file).is_file():
+        raise ValueError(f"ca_file: there is no file {engine.ca_file}")
+    try:
+        ssl.create_default_context(cafile=engine.ca_file)
+    except OSError:  # what OpenSSL says of it helps nobody
+        raise ValueError(f"ca_file: {engine.ca_file} holds no certificates in PEM") from None
 
 
 def engine_name(url: str, name: str | None) -> str:
@@ -54,13 +70,11 @@ def _engines(config: Config) -> list[str]:
     found, names = [], []
     for index, engine in enumerate(config.engines):
         try:
-            parse_engine_url(engine.url)
+            check_engine(engine)
         except ValueError as error:
-            found.append(f"engines[{index}].url: {error}")
+            found.append(f"engines[{index}].{error}")
             continue
         names.append(engine_name(engine.url, engine.name))
-        if engine.ca_file and not Path(engine.ca_file).is_file():
-            found.append(f"engines[{index}].ca_file: there is no file {engine.ca_file}")
     for name in _twice(names):
         found.append(f"engines: two are called '{name}'; give each its own `name`")
     return found

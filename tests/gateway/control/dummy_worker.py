@@ -1,7 +1,7 @@
 """A data worker's double: speaks the channel, and answers any HTTP request with what it was told.
 
 Run by `python -m` with a worker's arguments. HEADGATE_TEST_WORKER=crash makes it exit at once,
-=babble send what is no message.
+=babble send what is no message, =mute never get ready.
 """
 
 import argparse
@@ -51,7 +51,7 @@ async def main(arguments: argparse.Namespace) -> None:
         match message:
             case Fleet():
                 heard["fleet"] = json.loads(msgspec.json.encode(message))
-                if server is None:
+                if server is None and os.environ.get("HEADGATE_TEST_WORKER") != "mute":
                     server = await asyncio.start_server(answer, sock=listener)
                     channel.send(Ready(os.getpid()))
                     channel.send(Access([b'{"worker":%d}' % arguments.index]))

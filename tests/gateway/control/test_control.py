@@ -170,6 +170,11 @@ def test_endpoints_come_drain_and_go(scene, engine_double, until):
         (b"[]", "body: expected a mapping, got []"),
         (b"{}", "body: url: missing; expected text"),
         (b'{"url":"x"}', "body: url: expected http[s]://host[:port][/prefix], got 'x'"),
+        (b'{"url":"https://a","ca_file":"no"}', "body: ca_file: there is no file no"),
+        (
+            b'{"url":"https://a","ca_file":"/etc/passwd"}',
+            "body: ca_file: /etc/passwd holds no certificates in PEM",
+        ),
         (b'{"url":"http://a","knd":1}', "body: knd: unknown key; did you mean 'kind'?"),
         (
             b'{"url":"http://a","api_key":"file:/etc/passwd"}',

@@ -207,3 +207,20 @@ def test_a_worker_that_does_not_drain_is_killed(scene):
         assert time.monotonic() - start_s < 4.0
 
     scene(play)
+
+
+@pytest.mark.parametrize(("behaviour", "words"), [("", "hangs"), ("mute", "is not ready after")])
+def test_a_worker_that_lives_and_does_not_work_is_replaced(
+    scene, until, monkeypatch, caplog, behaviour, words
+):
+    """The double never ticks, as a worker whose event loop stands still."""
+    monkeypatch.setattr(module, "WATCH_S", 0.02)
+    monkeypatch.setattr(module, "HUNG_WATCHES", 5)
+    monkeypatch.setattr(module, "START_S", 0.3 if behaviour else 60)
+
+    async def play(house):
+        first = house.workers[0].pid
+        await until(lambda: house.workers[0].starts >= 2 and house.workers[0].pid != first, 20)
+        await until(lambda: f"worker 0 {words}" in caplog.text)
+
+    scene(play, 1, behaviour or None)
