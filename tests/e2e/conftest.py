@@ -14,7 +14,7 @@ import logging
 import socket
 import ssl
 import struct
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,6 +134,8 @@ class Script:
                     await writer.drain()
                 elif isinstance(step, float):
                     await asyncio.sleep(step)
+                elif asyncio.iscoroutine(step):
+                    await step
                 elif step == EOF:
                     writer.write_eof()
                 elif step == HANG:
@@ -542,6 +544,44 @@ async def _play(scene: Scene, engines: tuple[Any, ...], options: dict[str, Any])
     assert not unseen
     assert len(watchman.heard) == expected, watchman.heard
     return result
+
+
+@dataclass
+class World:
+    """A house whose loop turns only in `run`: for tests that are not coroutines themselves."""
+
+    house: House
+    run: Callable[[Awaitable[Any]], Any]
+
+
+@pytest.fixture(name="open_house")
+def open_house_fixture() -> Iterable[Callable[..., Any]]:
+    """`with open_house(*engines, **settings) as world`: as `play`, in steps."""
+    thresholds = gc.get_threshold()
+    yield open_house
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
+
+
+@contextlib.contextmanager
+def open_house(*engines: Any, **options: Any) -> Iterator[World]:
+    """See the fixture; state machines open theirs without one."""
+    watchman = Watchman()
+    logging.getLogger("headgate").addHandler(watchman)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        house = House(runner.get_loop())
+        try:
+            runner.run(_furnish(house, engines, options))
+            try:
+                yield World(house, runner.run)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    runner.run(house.stop())
+                raise
+            runner.run(house.stop())
+        finally:
+            logging.getLogger("headgate").removeHandler(watchman)
+    assert not watchman.heard
 
 
 async def _furnish(house: House, engines: tuple[Any, ...], options: dict[str, Any]) -> None:

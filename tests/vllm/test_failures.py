@@ -257,6 +257,9 @@ def test_each_dialect_is_told(fleet: Fleet, figure: Note) -> None:
             frozen_s = asyncio.run(story(gateway, freeze, STALL_S))
     finally:
         core.kill(signal.SIGCONT)
+    # Awake again, and not only willing: else the next gateway sees it stall, and rightly.
+    warm = {"model": MODEL, "prompt": "Once", "max_tokens": 5}
+    assert httpx.post(f"{victim.url}/v1/completions", json=warm, timeout=60).status_code == 200
     with headgate_process.running([victim.url]) as gateway:
         killed_s = asyncio.run(story(gateway, kill, DEATH_S))
     assert victim.wait_exit(20), "the server lives on"

@@ -174,7 +174,8 @@ def test_sleep_ends_what_runs_and_looks_healthy(sim, until):
     async def scenario(engine, client):
         running = asyncio.create_task(client.post("/v1/completions", json=LONG))
         stream = asyncio.create_task(client.post("/v1/completions", json=STREAM))
-        await until(lambda: engine.state()["output_tokens"] > 3)
+        # Both: one that came after the order would wait for the engine to wake.
+        await until(lambda: engine.state()["running"] == 2)
         slept = await client.post("/sleep?level=1")
         assert slept.json() == {"status": "sleeping", "level": 1}
         (choice,) = (await running).json()["choices"]
