@@ -37,3 +37,6 @@ class Kind:
     dying_answers: tuple[tuple[int, bytes], ...] = ()
     """(status, a piece of the body): an engine that answers so does not recover by itself, and
     the request may be asked elsewhere."""
+    cut_short: bytes | None = None
+    """A piece of the body of a 200 that is not the whole answer, because the engine goes down or
+    to sleep: treated as a dying answer while the client has seen nothing of it."""

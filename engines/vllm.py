@@ -21,4 +21,6 @@ VLLM = Kind(
         # the engine process is gone; the server follows within some seconds
         (500, b"EngineCore encountered an issue"),
     ),
+    # on SIGTERM, sleep and pause: what runs ends with what it has so far, and 200
+    cut_short=b'"finish_reason":"abort"',
 )

@@ -11,7 +11,6 @@ from router._table cimport MAX_SLOTS, Table
 cdef enum:
     MAX_MODELS = 64         # the last one stands for every further model
     N_BOUNDS = 20           # of a histogram; one more bucket holds the rest
-    N_STATUS = 24           # see STATUSES
 
 cpdef enum Count:
     # Of one worker. The first block is the life of a request: ACCEPTED is the sum of the others
@@ -78,7 +77,7 @@ cpdef enum Area:
 
 # Within a model's words.
 cpdef enum ModelWord:
-    M_STATUS = 0                    # requests by status, N_STATUS of them
+    M_STATUS = 0                    # requests by status, 24 words: see STATUSES
     M_TTFT = 24                     # histogram
     M_ITL = 46                      # histogram
     M_TOTAL = 68                    # histogram
@@ -90,7 +89,7 @@ cpdef enum ModelWord:
 
 # Within an endpoint's words.
 cpdef enum EndpointWord:
-    E_STATUS = 0                    # upstream responses by status, N_STATUS of them
+    E_STATUS = 0                    # upstream responses by status
     E_TTFT = 24                     # histogram
     E_DISPATCHED = 46
     E_ANSWERED = 47
@@ -113,5 +112,5 @@ cdef class Shared:
 cdef void observe(int64_t* words, const double* bounds_s, double value_s) noexcept nogil
 cdef const double* latency_bounds_s() noexcept nogil
 cdef const double* short_bounds_s() noexcept nogil
-# Index of a status in an N_STATUS block.
+# Index of a status in such a block.
 cdef int status_index(int status) noexcept nogil

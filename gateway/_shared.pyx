@@ -29,7 +29,7 @@ cdef const double* short_bounds_s() noexcept nogil:
 LATENCY_BOUNDS_S = list(_LATENCY_BOUNDS_S)
 SHORT_BOUNDS_S = list(_SHORT_BOUNDS_S)
 
-# The statuses that have a counter of their own; others count as the last four, by their class.
+# The statuses that have a counter of their own; others count as one of the last two.
 STATUSES = (
     200, 201, 204, 304, 400, 401, 403, 404, 405, 408, 409, 413, 415, 417, 422, 429,
     499, 500, 501, 502, 503, 504, "4xx", "other",

@@ -35,7 +35,6 @@ class AccessLog:
 
     def take(self, message: Access) -> None:
         """Queue a worker's lines; never blocks."""
-        self.dropped += message.dropped
         room = MAX_LINES - len(self._lines)
         self._lines.extend(message.lines[:room])
         self.dropped += max(0, len(message.lines) - room)

@@ -165,7 +165,6 @@ class Access(msgspec.Struct, frozen=True, tag="access"):
     """Access log lines, each one a JSON object without its line end."""
 
     lines: Annotated[list[bytes], msgspec.Meta(max_length=100_000)]
-    dropped: int = 0
 
 
 class Drained(msgspec.Struct, frozen=True, tag="drained"):

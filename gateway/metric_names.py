@@ -152,7 +152,7 @@ HISTOGRAMS = (
     ),
 )
 
-# By model and status, and by endpoint and status: N_STATUS words from here on.
+# By model and status, and by endpoint and status: one word per status from here on.
 BY_STATUS = {
     "model": ("responses", "Responses to clients, by model and status.", ModelWord.M_STATUS),
     "endpoint": (

@@ -35,7 +35,6 @@ class Reason(IntEnum):
     FORBIDDEN_FIELD = 18
     DRAINING = 19
     UNKNOWN_RESPONSE = 20
-    EXPECTATION = 21
     # after dispatch: the request fails
     CONNECT_FAILED = 32
     UPSTREAM_LOST = 33
@@ -44,7 +43,6 @@ class Reason(IntEnum):
     EVENT_TIMEOUT = 36
     ENDPOINT_CONDEMNED = 37
     DRAIN_GRACE_OVER = 38
-    RESPONSE_TOO_LARGE = 39
     WORKER_LOST = 40
     INTERNAL = 41
 
@@ -131,7 +129,6 @@ REASONS: dict[Reason, Words] = {
         "No engine here is known to hold the response '{}': it was made elsewhere, too long ago, "
         "or its engine has gone.",
     ),
-    Reason.EXPECTATION: Words(417, INVALID, None, "Only 'Expect: 100-continue' is supported."),
     Reason.CONNECT_FAILED: Words(
         503, UNAVAILABLE, "no_endpoint", "No engine accepted a connection: {}", 1
     ),
@@ -156,9 +153,6 @@ REASONS: dict[Reason, Words] = {
         "draining",
         "The gateway shut down before the response ended.",
         1,
-    ),
-    Reason.RESPONSE_TOO_LARGE: Words(
-        502, "upstream_error", "response_head_too_large", "The engine's response head is too large."
     ),
     Reason.WORKER_LOST: Words(500, "internal_error", "worker_lost", "A gateway worker was lost."),
     Reason.INTERNAL: Words(500, "internal_error", "internal", "The gateway failed: {}"),

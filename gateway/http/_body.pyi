@@ -1,4 +1,4 @@
-"""What Python sees of the body walker: its vocabulary. `_probe` runs it."""
+"""What Python sees of the body walker: its vocabulary. `_window` runs it."""
 
 from enum import IntEnum
 

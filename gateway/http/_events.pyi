@@ -6,5 +6,5 @@ class EndMark(IntEnum):
     MESSAGE_STOP = 2
     RESPONSE_OVER = 3
 
-# Its methods are C only; `_event_probe` feeds one from Python.
+# Its methods are C only; `_event_window` feeds one from Python.
 class Scanner: ...

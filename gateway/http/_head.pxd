@@ -72,7 +72,6 @@ cpdef enum Fault:
     BAD_CHUNK_END = -24
     BAD_TRAILER = -25
     BAD_EXPECTATION = -26
-    BODY_TOO_LARGE = -27
 
 cdef struct Span:
     uint32_t start
@@ -114,6 +113,3 @@ cdef Py_ssize_t head_end(const char* p, size_t n, size_t seen) noexcept nogil
 # p[0:n] is exactly what head_end measured. 0, or a Fault; `head` is valid only after 0.
 cdef int parse_request(const char* p, size_t n, Head* head) noexcept nogil
 cdef int parse_response(const char* p, size_t n, Head* head) noexcept nogil
-
-# Does the field's value hold this token (RFC 9110 5.6.1 list, case-insensitive)?
-cdef bint has_token(const char* p, Span value, const char* token, size_t size) noexcept nogil

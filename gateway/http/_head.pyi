@@ -1,4 +1,4 @@
-"""What Python sees of the head parser: its vocabulary. `_probe` runs it."""
+"""What Python sees of the head parser: its vocabulary. `_window` runs it."""
 
 from enum import IntEnum
 
@@ -58,4 +58,3 @@ class Fault(IntEnum):
     BAD_CHUNK_END = -24
     BAD_TRAILER = -25
     BAD_EXPECTATION = -26
-    BODY_TOO_LARGE = -27

@@ -131,22 +131,6 @@ cdef bint next_element(const uint8_t* p, Span* rest, Span* element) noexcept nog
     return element.size > 0
 
 
-cdef bint has_token(const char* p, Span value, const char* token, size_t size) noexcept nogil:
-    cdef const uint8_t* bytes_ = <const uint8_t*>p
-    cdef Span rest = value
-    cdef Span element
-    cdef size_t i
-    while next_element(bytes_, &rest, &element):
-        if element.size != size:
-            continue
-        i = 0
-        while i < size and lower(bytes_[element.start + i]) == lower(<uint8_t>token[i]):
-            i += 1
-        if i == size:
-            return True
-    return False
-
-
 # One field line
 
 cdef int name_fault(const uint8_t* p, size_t start, size_t i) noexcept nogil:

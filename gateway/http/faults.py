@@ -12,10 +12,10 @@ __all__ = ["REFUSALS", "Refusal"]
 
 
 class Refusal(NamedTuple):
-    """HTTP status, a reason for machines, and one sentence: what is wrong and what to do."""
+    """HTTP status, the error's `code`, and one sentence: what is wrong and what to do."""
 
     status: int
-    reason: str
+    code: str
     message: str
 
 
@@ -138,8 +138,5 @@ REFUSALS: dict[Fault, Refusal] = {
     ),
     Fault.BAD_EXPECTATION: Refusal(
         417, "bad_expectation", "Expect is not '100-continue': send no other expectation."
-    ),
-    Fault.BODY_TOO_LARGE: Refusal(
-        413, "body_too_large", "The body is larger than this gateway accepts: send a smaller one."
     ),
 }

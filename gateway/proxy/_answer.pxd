@@ -17,4 +17,4 @@ cdef bytes own_answer(Plane plane, Request request, int status, bytes content_ty
 # The answer for a Reason, filled in with its details.
 cdef bytes refusal(Plane plane, Request request, int reason, tuple details)
 # The answer for a Fault in what the client sent.
-cdef bytes fault_answer(Plane plane, Request request, int fault)
+cdef bytes fault_answer(Plane plane, Request request, int fault, int reason)

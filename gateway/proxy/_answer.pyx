@@ -120,11 +120,11 @@ cdef bytes refusal(Plane plane, Request request, int reason, tuple details):
     )
 
 
-cdef bytes fault_answer(Plane plane, Request request, int fault):
+cdef bytes fault_answer(Plane plane, Request request, int fault, int reason):
     words = REFUSALS[fault]
     return error_answer(
-        plane, request, words.status, "invalid_request_error", words.message, None,
-        f"x-headgate-reason: {words.reason}\r\n",
+        plane, request, words.status, "invalid_request_error", words.message, words.code,
+        f"x-headgate-reason: {Reason(reason).name.lower()}\r\n",
     )
 
 

@@ -33,6 +33,6 @@ cdef struct Envelope:
 # 0, or a JsonFault; at most `depth` (up to MAX_DEPTH) brackets open within a member. Strings are
 # passed over by memchr: the cost is that of reading the body once.
 cdef int read_envelope(const char* p, size_t n, int depth, Envelope* envelope) noexcept
-# The text of a string value, escapes undone; None: not a string, or not UTF-8.
+# The text of a string value, escapes undone; None: not a string, or one with a wrong escape.
 cdef bytes string_of(const char* p, Value value)
 cdef bint is_literal(const char* p, Value value, const char* word, size_t size) noexcept nogil

@@ -360,11 +360,6 @@ cdef class Plane:
         if len(self.responses) > MAX_RESPONSES:
             self.responses.popitem(last=False)
 
-    @property
-    def under_way(self):
-        """Open client connections."""
-        return len(self.sessions)
-
     def take_access(self):
         """Access log lines since the last call, as JSON."""
         encode = msgspec.json.Encoder().encode

@@ -15,12 +15,12 @@ cdef class Pool:
     cdef readonly object endpoint       # messages.Endpoint
     cdef readonly int slot
     cdef readonly unsigned int generation
-    cdef readonly bytes name
     cdef bytes host_line                # "Host: ...\r\n", and Authorization if it has an API key
     cdef bytes path_prefix
     cdef bint has_api_key
     cdef double keep_alive_s
     cdef readonly tuple dying_answers   # ((status, piece of the body), ...)
+    cdef bytes cut_short                # stands in a 200 that is not the whole answer; None
     cdef int64_t* words                 # its counters in this worker's column
     cdef Load* load                     # its load cell of this worker
     cdef list idle

@@ -19,7 +19,6 @@ cdef class Pool:
         self.endpoint = endpoint
         self.slot = slot
         self.generation = endpoint.generation
-        self.name = endpoint.name.encode()
         lines = f"Host: {endpoint.host}\r\n"
         if endpoint.api_key:
             lines += f"Authorization: Bearer {endpoint.api_key}\r\n"
@@ -28,6 +27,7 @@ cdef class Pool:
         self.keep_alive_s = endpoint.keep_alive_s
         self.path_prefix = endpoint.path_prefix.encode()
         self.dying_answers = KINDS[endpoint.kind].dying_answers
+        self.cut_short = KINDS[endpoint.kind].cut_short
         self.words = (
             plane.counts + <int>Area.ENDPOINTS + slot * <int>Area.ENDPOINT_WIDTH
         )

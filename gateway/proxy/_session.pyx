@@ -431,12 +431,10 @@ cdef class Session(Client):
     cdef int _refuse_fault(self, int fault) except -1:
         """Bytes that are not HTTP as we read it: nothing behind them can be trusted."""
         cdef int status = REFUSALS[fault].status
+        cdef int reason = Reason.HEAD_TOO_LARGE if status == 431 else Reason.BAD_FRAMING
         self.request.close_after = True
-        self._send_own(fault_answer(self.plane, self.request, fault))
-        return self.exchange.over(
-            Count.REFUSED, status,
-            Reason.HEAD_TOO_LARGE if status == 431 else Reason.BAD_FRAMING, Ending.LINGER,
-        )
+        self._send_own(fault_answer(self.plane, self.request, fault, reason))
+        return self.exchange.over(Count.REFUSED, status, reason, Ending.LINGER)
 
     cdef int _send_own(self, bytes data) except -1:
         self.exchange.account.bytes_out += PyBytes_GET_SIZE(data)

@@ -374,7 +374,7 @@ class House:
             slot=slot,
             generation=1,
             name=f"e{slot}",
-            kind="vllm",
+            kind=fields.pop("kind", "vllm"),
             host=f"127.0.0.1:{engine.port}",
             address="127.0.0.1",
             port=engine.port,

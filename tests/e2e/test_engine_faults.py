@@ -374,3 +374,27 @@ def test_an_engine_without_listener_may_finish_its_streams(play, script):
         assert cut.complete
 
     play(scene, talks, silent, dead_silence_s=0.4)
+
+
+CUT_SHORT = b'{"choices":[{"text":"so far","finish_reason":"abort"}]}'
+QUOTED = b'{"choices":[{"text":"\\"finish_reason\\":\\"abort\\"","finish_reason":"stop"}]}'
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "again"),
+    [(CUT_SHORT, "vllm", True), (QUOTED, "vllm", False), (CUT_SHORT, "openai", False)],
+)
+def test_an_answer_that_its_engine_gave_up_is_asked_elsewhere(play, script, body, kind, again):
+    """A vLLM that is told to go answers 200 with what it has so far."""
+    first = script([b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), 0.01, body])
+    second = script([b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"])
+
+    async def scene(house):
+        bodies = {(await house.ask(body={"model": "sim"})).body for _ in range(2)}
+        assert bodies == ({b"{}"} if again else {body, b"{}"})
+        # Where there is no other, what it has is better than nothing.
+        house.state(1, State.OPEN)
+        assert (await house.ask(body={"model": "sim"})).body == body
+
+    kinds = {slot: {"kind": kind} for slot in range(2)}
+    play(scene, first, second, endpoints=kinds)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.http import _probe
+from gateway.http import _window
 from gateway.http._body import Framing
 from gateway.http._head import Fault
 
@@ -49,7 +49,7 @@ def test_framing_of_responses(
     status: bytes, fields: bytes, to_head: bool, framing: Framing
 ) -> None:
     head = b"HTTP/1.1 " + status + b" x\r\n" + fields + b"\r\n"
-    assert _probe.body([], head, False, to_head).framing == framing
+    assert _window.body([], head, False, to_head).framing == framing
 
 
 @pytest.mark.parametrize(
@@ -62,18 +62,18 @@ def test_framing_of_responses(
 )
 def test_framing_of_requests(fields: bytes, framing: Framing) -> None:
     head = b"POST / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n"
-    assert _probe.body([], head, True).framing == framing
+    assert _window.body([], head, True).framing == framing
 
 
 def test_a_head_that_frames_nothing() -> None:
     with pytest.raises(ValueError, match="refused or incomplete"):
-        _probe.body([], b"GET / HTTP/1.1\r\n\r\n", True)
+        _window.body([], b"GET / HTTP/1.1\r\n\r\n", True)
 
 
 def test_chunk_ends_and_the_last_chunk() -> None:
     data = chunked(b"hello", b" ", b"world") + b"0\r\nA: b\r\n\r\nrest"
-    body = _probe.body([data], CHUNKED, True)
-    assert body == _probe.Body(
+    body = _window.body([data], CHUNKED, True)
+    assert body == _window.Body(
         payload=b"hello world",
         chunk_ends=[10, 16, 26],
         ended=True,
@@ -89,35 +89,35 @@ def test_terminated_once_the_last_size_is_known() -> None:
     data = chunked(b"hello") + b"0\r\n\r\n"
     known = len(chunked(b"hello")) + 3
     for size in range(len(data)):
-        assert _probe.body([data[:size]], CHUNKED, True).terminated is (size >= known)
+        assert _window.body([data[:size]], CHUNKED, True).terminated is (size >= known)
 
 
 def test_until_close_takes_everything() -> None:
-    body = _probe.body([b"a", b"", b"b\r\n\r\n"], b"HTTP/1.1 200 OK\r\n\r\n", False)
+    body = _window.body([b"a", b"", b"b\r\n\r\n"], b"HTTP/1.1 200 OK\r\n\r\n", False)
     assert (body.payload, body.ended, body.leftover) == (b"ab\r\n\r\n", False, b"")
 
 
 def test_no_body_leaves_everything() -> None:
-    body = _probe.body([b"next"], b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", True)
+    body = _window.body([b"next"], b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", True)
     assert (body.payload, body.ended, body.leftover) == (b"", True, b"next")
 
 
 def test_a_chunk_of_4_gib_is_counted_right() -> None:
-    body = _probe.body([b"ffffffff\r\n" + b"x" * 1000], CHUNKED, True)
+    body = _window.body([b"ffffffff\r\n" + b"x" * 1000], CHUNKED, True)
     assert (body.payload, body.fault, body.ended) == (b"x" * 1000, None, False)
 
 
 def test_a_huge_length_is_counted_right() -> None:
-    body = _probe.body([b"x" * 1000], LENGTH % (10**18 - 1), True)
+    body = _window.body([b"x" * 1000], LENGTH % (10**18 - 1), True)
     assert (body.payload, body.fault, body.ended) == (b"x" * 1000, None, False)
 
 
 @pytest.mark.parametrize("step", [1, 7, 5000, 10**6])
 def test_trailer_bytes(step: int) -> None:
-    def walk(size: int) -> _probe.Body:
+    def walk(size: int) -> _window.Body:
         trailer = b"A: " + b"x" * (size - 5) + b"\r\n"
         data = b"0\r\n" + trailer + b"\r\n"
-        return _probe.body(cut(data, list(range(0, len(data), step))), CHUNKED, True)
+        return _window.body(cut(data, list(range(0, len(data), step))), CHUNKED, True)
 
     # the line feeds and the empty line do not count
     assert walk(MAX_TRAILER_BYTES).ended
@@ -125,7 +125,7 @@ def test_trailer_bytes(step: int) -> None:
 
 
 def test_many_small_trailers_add_up() -> None:
-    body = _probe.body([b"0\r\n" + b"A: b\r\n" * 8000], CHUNKED, True)
+    body = _window.body([b"0\r\n" + b"A: b\r\n" * 8000], CHUNKED, True)
     assert body.fault == Fault.BAD_TRAILER
 
 
@@ -141,7 +141,7 @@ def test_chunks_come_back(
 ) -> None:
     chunks = chunked(*payload)
     data = chunks + b"0\r\n" + trailers + b"\r\n" + rest
-    body = _probe.body(cut(data, edges), CHUNKED, True)
+    body = _window.body(cut(data, edges), CHUNKED, True)
     assert body.payload == b"".join(payload)
     assert (body.ended, body.fault, body.leftover) == (True, None, rest)
     ends, end = [], 0
@@ -154,7 +154,7 @@ def test_chunks_come_back(
 @BOUNDED
 @given(st.binary(max_size=500), st.lists(st.integers(0, 1000), max_size=20), st.binary(max_size=20))
 def test_lengths_come_back(payload: bytes, edges: list[int], rest: bytes) -> None:
-    body = _probe.body(cut(payload + rest, edges), LENGTH % len(payload), True)
+    body = _window.body(cut(payload + rest, edges), LENGTH % len(payload), True)
     assert (body.payload, body.ended, body.fault) == (payload, True, None)
     assert body.leftover == rest
     assert body.chunk_ends == []
@@ -169,8 +169,8 @@ def test_mutated_chunks_never_break_the_walker() -> None:
             at = rng.randrange(len(data))
             data[at : at + rng.randint(0, 2)] = bytes(rng.choices(alphabet, k=rng.randint(0, 2)))
         text = bytes(data)
-        whole = _probe.body([text], CHUNKED, True)
-        pieces = _probe.body(cut(text, [rng.randrange(100) for _ in range(5)]), CHUNKED, True)
+        whole = _window.body([text], CHUNKED, True)
+        pieces = _window.body(cut(text, [rng.randrange(100) for _ in range(5)]), CHUNKED, True)
         # where it is cut changes nothing of what is read
         assert pieces._replace(last_chunk=None, leftover=b"") == whole._replace(
             last_chunk=None, leftover=b""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.http import _probe
+from gateway.http import _window
 from gateway.http._head import Fault
 from gateway.http.faults import REFUSALS
 
@@ -21,7 +21,7 @@ def measure(data: bytes, start: int, cuts: Sequence[int]) -> int | Fault:
     """The head's size, as found by a reader whose inputs end at the cuts."""
     seen = 0
     for end in [*(cut for cut in cuts if cut > start), len(data)]:
-        size = _probe.head_end(data[start:end], seen)
+        size = _window.head_end(data[start:end], seen)
         if size:
             return size
         seen = end - start
@@ -33,7 +33,7 @@ def pieces(data: bytes, start: int, cuts: Sequence[int]) -> list[bytes]:
     return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
-def describe(head: _probe.Head, payload: bytes) -> str:
+def describe(head: _window.Head, payload: bytes) -> str:
     words = (str(head.status).encode(),) if head.status else (head.method, head.path)
     digest = hashlib.sha256(payload).hexdigest()[:12]
     return f"{b' '.join(words).decode()} {digest}"
@@ -41,17 +41,17 @@ def describe(head: _probe.Head, payload: bytes) -> str:
 
 def read(data: bytes, cuts: Sequence[int], is_request: bool, to_head: bool) -> dict[str, Any]:
     """A verdict as the corpus states it."""
-    parse = _probe.request if is_request else _probe.response
+    parse = _window.request if is_request else _window.response
     messages: list[str] = []
     verdict: dict[str, Any] = {"ok": messages}
     at = 0
     while at < len(data):
         size = measure(data, at, cuts)
         head = parse(data[at : at + size]) if size > 0 else size
-        if not isinstance(head, _probe.Head):
+        if not isinstance(head, _window.Head):
             return verdict | refused(head) if head else verdict | {"incomplete": True}
         at += size
-        body = _probe.body(pieces(data, at, cuts), data[at - size : at], is_request, to_head)
+        body = _window.body(pieces(data, at, cuts), data[at - size : at], is_request, to_head)
         messages.append(describe(head, body.payload))
         if body.fault is not None:
             return verdict | refused(body.fault)
@@ -71,7 +71,7 @@ def test_every_file_has_a_verdict() -> None:
 
 
 def test_every_fault_of_the_wire_is_in_the_corpus() -> None:
-    sized = {"HEAD_TOO_LARGE", "TOO_MANY_FIELDS", "TARGET_TOO_LONG", "BODY_TOO_LARGE"}
+    sized = {"HEAD_TOO_LARGE", "TOO_MANY_FIELDS", "TARGET_TOO_LONG"}
     assert {v["fault"] for v in VERDICTS.values() if "fault" in v} == set(Fault.__members__) - sized
 
 

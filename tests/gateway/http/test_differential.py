@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.http import _probe
+from gateway.http import _window
 from gateway.http._head import Fault
 
 BOUNDED = settings(max_examples=500, derandomize=True, deadline=None, database=None)
@@ -36,10 +36,10 @@ def normal(name: bytes, value: bytes) -> tuple[bytes, bytes]:
 
 
 def ours(data: bytes) -> Message | Fault | None:
-    head = _probe.request(data)
-    if not isinstance(head, _probe.Head):
+    head = _window.request(data)
+    if not isinstance(head, _window.Head):
         return head
-    body = _probe.body([data[head.size :]], data[: head.size], True)
+    body = _window.body([data[head.size :]], data[: head.size], True)
     if body.fault is not None:
         return body.fault
     if not body.ended:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.http import _event_probe
+from gateway.http import _event_window
 from gateway.http._events import EndMark
 
 EVENTS = (
@@ -38,8 +38,8 @@ edges = st.lists(st.integers(0, 1 << 17), max_size=10)
 @given(st.lists(st.sampled_from(EVENTS), max_size=6), edges, st.sampled_from(EndMark))
 def test_pieces_are_as_good_as_the_whole(events, reads, mark):
     stream = b"".join(events)
-    whole = _event_probe.events([stream], mark)
-    pieces = _event_probe.events(cut(stream, reads), mark)
+    whole = _event_window.events([stream], mark)
+    pieces = _event_window.events(cut(stream, reads), mark)
     if any(len(event) > 60_000 for event in events):
         # An event above the bound is looked into only where it came in one piece.
         assert (whole.n_events, whole.in_event) == (pieces.n_events, pieces.in_event)
@@ -49,7 +49,7 @@ def test_pieces_are_as_good_as_the_whole(events, reads, mark):
 
 @given(st.lists(st.sampled_from(EVENTS[:4]), max_size=8))
 def test_data_events_are_counted_and_nothing_else(events):
-    seen = _event_probe.events([b"".join(events)])
+    seen = _event_window.events([b"".join(events)])
     assert seen.n_events == sum(b"data:" in event for event in events)
 
 
@@ -65,8 +65,8 @@ def test_data_events_are_counted_and_nothing_else(events):
     ],
 )
 def test_end_marks(mark, event):
-    assert _event_probe.events([event], mark).over
-    assert not _event_probe.events([event[:-1]], mark).over
+    assert _event_window.events([event], mark).over
+    assert not _event_window.events([event[:-1]], mark).over
 
 
 @given(st.binary(max_size=9000), edges)
@@ -74,11 +74,11 @@ def test_usage_near_the_end_of_a_json_body(text, reads):
     body = b'{"text":"' + text.hex().encode() + b'","usage":{"prompt_tokens": 12, '
     body += b'"completion_tokens": 34}}'
     for pieces in ([body], cut(body, reads)):
-        seen = _event_probe.json_body(pieces)
+        seen = _event_window.json_body(pieces)
         assert (seen.tokens_in, seen.tokens_out, seen.cached) == (12, 34, -1)
 
 
 @given(st.lists(st.binary(max_size=30), max_size=6))
 def test_bytes_never_break_it(pieces):
-    _event_probe.events(pieces, EndMark.MESSAGE_STOP)
-    _event_probe.json_body(pieces)
+    _event_window.events(pieces, EndMark.MESSAGE_STOP)
+    _event_window.json_body(pieces)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.proxy import _probe
+from gateway.proxy import _window
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\n\r\n"
@@ -82,7 +82,7 @@ trailers = st.sampled_from([b"", b"X: y\r\n", b"A: 1\r\nB: 2\r\n"])
 @given(streams, edges, edges, trailers)
 def test_chunks_go_out_as_whole_events_and_nothing_is_lost(payload, chunks, reads, trailer):
     wire = chunked(cut(payload, chunks), trailer)
-    done = _probe.relay(CHUNKED, cut(wire, reads), EVENTS, ending_frames=ERROR)
+    done = _window.relay(CHUNKED, cut(wire, reads), EVENTS, ending_frames=ERROR)
     assert (done.ended, done.fault, done.rest, done.shape) == (True, 0, 0, AS_SENT)
     assert read(b"".join(done.out)) == payload
     sent = b""
@@ -99,7 +99,7 @@ def test_chunks_go_out_as_whole_events_and_nothing_is_lost(payload, chunks, read
 @given(streams, edges)
 def test_a_stream_until_the_end_of_the_connection(payload, reads):
     payload += DONE
-    done = _probe.relay(UNTIL_CLOSE, cut(payload, reads), EVENTS, 1, eof=True, ending_frames=ERROR)
+    done = _window.relay(UNTIL_CLOSE, cut(payload, reads), EVENTS, 1, eof=True, ending_frames=ERROR)
     assert (done.finished, done.shape) == (True, CHUNKS)
     assert read(b"".join(done.out)) == payload
     sent = b""
@@ -111,14 +111,14 @@ def test_a_stream_until_the_end_of_the_connection(payload, reads):
 
 @given(streams, edges)
 def test_such_a_stream_without_its_mark_was_cut(payload, reads):
-    done = _probe.relay(UNTIL_CLOSE, cut(payload, reads), EVENTS, 1, eof=True)
+    done = _window.relay(UNTIL_CLOSE, cut(payload, reads), EVENTS, 1, eof=True)
     assert not done.finished
 
 
 @given(streams, edges, edges)
 def test_http_1_0_clients_get_the_payload_alone(payload, chunks, reads):
     wire = chunked(cut(payload, chunks))
-    done = _probe.relay(CHUNKED, cut(wire, reads), EVENTS, http_1_0=True, ending_frames=ERROR)
+    done = _window.relay(CHUNKED, cut(wire, reads), EVENTS, http_1_0=True, ending_frames=ERROR)
     assert (done.ended, done.shape) == (True, BARE)
     assert b"".join(done.out) == payload
     sent = b""
@@ -132,7 +132,7 @@ def test_http_1_0_clients_get_the_payload_alone(payload, chunks, reads):
 def test_other_bodies_keep_their_chunks(payload, chunks, reads, trailer):
     pieces = cut(payload, chunks)
     wire = chunked(pieces, trailer)
-    done = _probe.relay(CHUNKED, cut(wire, reads), OPAQUE)
+    done = _window.relay(CHUNKED, cut(wire, reads), OPAQUE)
     assert done.ended
     assert b"".join(done.out) == chunked(pieces)
     assert not any(done.takes_events)
@@ -141,7 +141,7 @@ def test_other_bodies_keep_their_chunks(payload, chunks, reads, trailer):
 @given(st.binary(max_size=200), edges, st.binary(max_size=20))
 def test_a_length_is_kept_to(payload, reads, behind):
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(payload)
-    done = _probe.relay(head, [*cut(payload, reads), behind], OPAQUE)
+    done = _window.relay(head, [*cut(payload, reads), behind], OPAQUE)
     assert b"".join(done.out) == payload
     if payload:
         assert done.ended
@@ -152,7 +152,7 @@ def test_counts_and_usage_do_not_depend_on_the_reads(n, chunks, reads):
     payload = b'data: {"choices":[]}\n\n: ping\n\n' * n
     payload += b'data: {"usage":{"prompt_tokens":3,"completion_tokens":%d}}\n\n' % n + DONE
     wire = chunked(cut(payload, chunks))
-    done = _probe.relay(CHUNKED, cut(wire, reads), EVENTS, 1)
+    done = _window.relay(CHUNKED, cut(wire, reads), EVENTS, 1)
     assert (done.n_events, done.tokens_out) == (n + 1, n)
 
 
@@ -160,7 +160,7 @@ def test_counts_and_usage_do_not_depend_on_the_reads(n, chunks, reads):
 def test_a_large_event_passes_and_makes_the_stream_abort_only(size, chunks, reads):
     payload = b"data: a\n\ndata: " + b"x" * size + b"\n\ndata: b\n\n"
     wire = chunked(cut(payload, chunks))
-    done = _probe.relay(CHUNKED, cut(wire, reads), EVENTS, ending_frames=ERROR)
+    done = _window.relay(CHUNKED, cut(wire, reads), EVENTS, ending_frames=ERROR)
     assert read(b"".join(done.out)) == payload
     fed = sent = 0
     whole = b""
@@ -179,13 +179,13 @@ def test_a_large_event_passes_and_makes_the_stream_abort_only(size, chunks, read
 @given(streams, edges, edges)
 def test_a_fault_leaves_what_can_be_ended(bad, payload, chunks, reads):
     wire = b"".join(b"%x\r\n%s\r\n" % (len(p), p) for p in cut(payload, chunks) if p) + bad
-    done = _probe.relay(CHUNKED, cut(wire, reads), EVENTS, ending_frames=ERROR)
+    done = _window.relay(CHUNKED, cut(wire, reads), EVENTS, ending_frames=ERROR)
     assert done.fault < 0
     sent = b"".join(done.out)
     ending = (
         done.endings[-1]
         if done.endings
-        else _probe.relay(CHUNKED, [b"1"], EVENTS, ending_frames=ERROR).endings[0]
+        else _window.relay(CHUNKED, [b"1"], EVENTS, ending_frames=ERROR).endings[0]
     )
     assert payload.startswith(read(sent + ending).removesuffix(ERROR))
 
@@ -193,10 +193,10 @@ def test_a_fault_leaves_what_can_be_ended(bad, payload, chunks, reads):
 @pytest.mark.parametrize("status", [204, 304])
 def test_answers_without_a_body_end_at_once(status):
     head = b"HTTP/1.1 %d X\r\nTransfer-Encoding: chunked\r\n\r\n" % status
-    assert _probe.relay(head, [], OPAQUE).ended
-    assert _probe.relay(CHUNKED, [], OPAQUE, to_head=True).ended
+    assert _window.relay(head, [], OPAQUE).ended
+    assert _window.relay(CHUNKED, [], OPAQUE, to_head=True).ended
 
 
 def test_what_is_no_head_is_a_value_error():
     with pytest.raises(ValueError, match="head"):
-        _probe.relay(b"HTTP/1.1 200 OK\r\n", [])
+        _window.relay(b"HTTP/1.1 200 OK\r\n", [])

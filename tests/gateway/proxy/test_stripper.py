@@ -6,7 +6,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.proxy import _probe
+from gateway.proxy import _window
 from gateway.proxy.usage import UsageStripper
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -72,6 +72,6 @@ def test_any_pieces(name, reads):
 def test_behind_the_relay(name, chunks, reads):
     sent, seen = (b"".join(events) for events in CASES[name])
     wire = b"".join(b"%x\r\n%s\r\n" % (len(p), p) for p in cut(sent, chunks)) + b"0\r\n\r\n"
-    done = _probe.relay(CHUNKED, cut(wire, reads), rewriter=UsageStripper(), http_1_0=True)
+    done = _window.relay(CHUNKED, cut(wire, reads), rewriter=UsageStripper(), http_1_0=True)
     assert done.ended
     assert b"".join(done.out) == seen

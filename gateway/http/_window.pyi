@@ -54,12 +54,3 @@ def body(data_pieces: list[bytes], head: bytes, is_request: bool, to_head: bool 
 
     A head that is itself refused or incomplete is a ValueError.
     """
-
-def has_token(value: bytes, token: bytes) -> bool:
-    """Is the token in the list that a field's value is?"""
-
-def head_ns(data: bytes, rounds: int, is_request: bool = True) -> float:
-    """Mean time of measuring and parsing this head, without any Python in between."""
-
-def body_ns(data: bytes, head: bytes, rounds: int) -> float:
-    """Mean time of walking this body in one input, as `head`, a response, frames it."""

@@ -4,7 +4,6 @@ Nothing that serves requests imports this: it builds the objects the parsers exi
 """
 
 from collections import namedtuple
-from time import perf_counter_ns
 
 from gateway.http._body import Framing as FramingType
 from gateway.http._head import Fault as FaultType, FieldId as FieldIdType
@@ -116,17 +115,6 @@ def parse_response_unmeasured(bytes data not None):
     return unmeasured(data, False)
 
 
-def has_token(bytes value not None, bytes token not None):
-    cdef Span span
-    span.start = 0
-    span.size = <unsigned int>PyBytes_GET_SIZE(value)
-    return bool(
-        _head.has_token(
-            PyBytes_AS_STRING(value), span, PyBytes_AS_STRING(token), PyBytes_GET_SIZE(token)
-        )
-    )
-
-
 cdef void begin(Walker* walker, bytes head, bint is_request, bint to_head) except *:
     cdef CHead parsed
     if measure_and_parse(head, is_request, &parsed) <= 0:
@@ -171,32 +159,3 @@ def body(list data_pieces not None, bytes head not None, bint is_request, bint t
         terminated=bool(walker.terminated),
         last_chunk=last_chunk,
     )
-
-
-def head_ns(bytes data not None, int rounds, bint is_request=True):
-    cdef CHead head
-    cdef const char* p = PyBytes_AS_STRING(data)
-    cdef size_t n = PyBytes_GET_SIZE(data)
-    cdef Py_ssize_t size
-    cdef int _
-    if measure_and_parse(data, is_request, &head) <= 0:
-        raise ValueError("this head is refused or incomplete")
-    started = perf_counter_ns()
-    for _ in range(rounds):
-        size = _head.head_end(p, n, 0)
-        parse(p, size, is_request, &head)
-    return (perf_counter_ns() - started) / rounds
-
-
-def body_ns(bytes data not None, bytes head not None, int rounds):
-    cdef Walker fresh, walker
-    cdef const char* p = PyBytes_AS_STRING(data)
-    cdef size_t n = PyBytes_GET_SIZE(data)
-    cdef int _
-    begin(&fresh, head, False, False)
-    started = perf_counter_ns()
-    for _ in range(rounds):
-        walker = fresh
-        while _body.walk(&walker, p, n) in (_body.Step.DATA, _body.Step.CHUNK_END):
-            pass
-    return (perf_counter_ns() - started) / rounds
