@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections import deque
 
 from gateway.messages import Access
@@ -15,6 +16,9 @@ log = logging.getLogger("headgate.access")
 MAX_LINES = 100_000
 """Held for a slow disk, about 40 MB; what comes beyond is dropped and counted."""
 
+COMPLAINT_S = 60.0
+"""Between two log lines about a disk that takes nothing."""
+
 
 class AccessLog:
     """Lines go to `path` ('-': standard output) from a thread of its own.
@@ -24,7 +28,9 @@ class AccessLog:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.dropped = 0
+        # Each has one writer: the loop's thread, and ours.
+        self._refused = self._unwritten = 0
+        self._complained_s = -COMPLAINT_S
         self._lines: deque[bytes] = deque()
         self._wake = threading.Event()
         self._reopen = threading.Event()
@@ -33,11 +39,16 @@ class AccessLog:
         self._thread = threading.Thread(target=self._write_forever, name="access-log", daemon=True)
         self._thread.start()
 
+    @property
+    def dropped(self) -> int:
+        """Lines that are in no file: too many at once, or the disk would not have them."""
+        return self._refused + self._unwritten
+
     def take(self, message: Access) -> None:
         """Queue a worker's lines; never blocks."""
         room = MAX_LINES - len(self._lines)
         self._lines.extend(message.lines[:room])
-        self.dropped += max(0, len(message.lines) - room)
+        self._refused += max(0, len(message.lines) - room)
         self._wake.set()
 
     def reopen(self) -> None:
@@ -69,7 +80,7 @@ class AccessLog:
                     os.close(self._fd)
                     self._fd = fresh
             except OSError as error:
-                log.error("the access log %s cannot be written: %s", self.path, error.strerror)
+                self._complain(error)
             if closing:
                 os.close(self._fd)
                 return
@@ -78,5 +89,20 @@ class AccessLog:
         while self._lines:
             batch = [self._lines.popleft() for _ in range(min(1000, len(self._lines)))]
             data = memoryview(b"\n".join(batch) + b"\n")
-            while data:
-                data = data[os.write(self._fd, data) :]
+            try:
+                while data:
+                    data = data[os.write(self._fd, data) :]
+            except OSError:
+                self._unwritten += data.tobytes().count(b"\n")
+                raise
+
+    def _complain(self, error: OSError) -> None:
+        if time.monotonic() - self._complained_s < COMPLAINT_S:
+            return
+        self._complained_s = time.monotonic()
+        log.error(
+            "the access log %s cannot be written: %s (%d lines lost so far)",
+            self.path,
+            error.strerror,
+            self.dropped,
+        )

@@ -25,10 +25,21 @@ def test_lines_are_appended_and_the_file_is_reopened(tmp_path):
     path.rename(tmp_path / "access.log.1")
     log.reopen()
     wait_for(path, "")
-    log.take(Access([b"3"], dropped=4))
+    log.take(Access([b"3"]))
     log.close()
     assert path.read_text() == "3\n"
-    assert log.dropped == 4
+    assert log.dropped == 0
+
+
+def test_a_full_disk_costs_lines_that_are_counted(caplog):
+    log = AccessLog("/dev/full")
+    for _ in range(3):
+        log.take(Access([b"1", b"2"]))
+        time.sleep(0.05)
+    log.close()
+    assert log.dropped == 6
+    (complaint,) = caplog.messages
+    assert "No space left on device (2 lines lost so far)" in complaint
 
 
 def test_a_reader_that_stops_costs_lines_and_not_the_gateway(tmp_path):
