@@ -28,6 +28,7 @@ cdef extern from "strings.h" nogil:
 
 cdef enum:
     MAX_REQUEST_ID_BYTES = 128
+    SHOWN_BYTES = 200               # of a name that is told back in an error
 
 cdef int BODY_JSON = Body.JSON
 cdef int BODY_MULTIPART = Body.MULTIPART
@@ -273,12 +274,12 @@ cdef class Request:
                 return self._refuse(Reason.NO_ENDPOINT, ("no engine has told its models yet",))
             name = next(iter(plane.models))
         if self.allowed is not None and name not in self.allowed:
-            return self._refuse(Reason.FORBIDDEN_MODEL, (name.decode("utf-8", "replace"),))
+            return self._refuse(Reason.FORBIDDEN_MODEL, (shown(name),))
         self.served = plane.models.get(name)
         if self.served is None:
             self.served = self._target(plane.aliases.get(name))
         if self.served is None:
-            return self._refuse_model(name.decode("utf-8", "replace"))
+            return self._refuse_model(shown(name))
         if not self.usage_is_set:
             self.wants_usage = self.served.exact_usage
         return 0
@@ -339,3 +340,9 @@ cdef class Request:
 
 cdef str text(const char* p, Span value):
     return p[value.start:value.start + value.size].decode("latin-1")
+
+
+cdef str shown(bytes name):
+    """As an error tells a name back to who sent it: they may be megabytes."""
+    text = name[:SHOWN_BYTES].decode("utf-8", "replace")
+    return text if len(name) <= SHOWN_BYTES else text + " ..."

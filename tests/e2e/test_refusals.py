@@ -30,6 +30,7 @@ CASES = {
     "no model of two": (("POST", CHAT, {}, ()), 400, "no_model"),
     "null model of two": (("POST", CHAT, {"model": None}, ()), 400, "no_model"),
     "unknown model": (("POST", CHAT, {"model": "none"}, ()), 404, "unknown_model"),
+    "long model": (("POST", CHAT, {"model": "m" * 3000}, ()), 404, "unknown_model"),
     "model that is no UTF-8": (("POST", CHAT, b'{"model":"\xff"}', ()), 404, "unknown_model"),
     "too large": (("POST", CHAT, b" " * 5000, ()), 413, "body_too_large"),
     "gzip": (("POST", CHAT, {}, [("Content-Encoding", "gzip")]), 415, "content_encoding"),
@@ -67,6 +68,7 @@ def test_refusal(play, script, name):
         wire = await house.dial()
         answer = await wire.ask(method, path, body, headers)
         assert (answer.status, answer.reason, answer.complete) == (status, reason, True)
+        assert len(answer.body) < 1000
         assert answer["content-type"] == "application/json"
         assert answer.get("x-request-id")
         check_shape(answer, path)
