@@ -74,7 +74,17 @@ class Call:
             return bool(json.loads(self.body)["usage"]["completion_tokens"] == self.tokens)
         if self.events[-1:] != [DONE] or self.error is not None:
             return False
-        return bool(json.loads(self.events[-2])["choices"][0]["finish_reason"] == "length")
+        return self._finish_reason() == "length"
+
+    @property
+    def aborted(self) -> bool:
+        """The engine itself ended this stream, properly, and said that it gave up."""
+        whole = self.stream and self.status == 200 and self.events[-1:] == [DONE]
+        return whole and self.error is None and self._finish_reason() == "abort"
+
+    def _finish_reason(self) -> str | None:
+        reason: str | None = json.loads(self.events[-2])["choices"][0]["finish_reason"]
+        return reason
 
     @property
     def error(self) -> dict[str, Any] | None:

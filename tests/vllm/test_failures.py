@@ -94,6 +94,8 @@ def check(load: Load, victims: int, since_s: float, ceiling_s: float) -> float:
     assert all(call.completed for call in wholes), "a whole answer was lost"
     assert len(lost) == victims, "other streams ended than those on the victim"
     for call in lost:
+        if call.aborted:  # on SIGTERM vLLM sometimes finds the time to say so
+            continue
         assert call.error is not None, "a stream ended without an error and the end mark"
         assert set(call.error) >= {"message", "type", "param", "code"}
         assert isinstance(call.error["message"], str)
