@@ -38,5 +38,6 @@ class Kind:
     """(status, a piece of the body): an engine that answers so does not recover by itself, and
     the request may be asked elsewhere."""
     cut_short: bytes | None = None
-    """A piece of the body of a 200 that is not the whole answer, because the engine goes down or
-    to sleep: treated as a dying answer while the client has seen nothing of it."""
+    """A piece of a 200 that is not the whole answer, because the engine goes down or to sleep.
+    Seen in what the client would get first (all of a short answer, a stream's first event), it
+    counts as a dying answer; seen later, it is passed on as the engine's own word."""

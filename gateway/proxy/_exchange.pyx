@@ -254,8 +254,8 @@ cdef class Exchange(Sink):
             self.dying = self._is_dying(500)
             if self.dying and self._turned_away():
                 return True
-        elif (self.relay.ended and self.status == 200 and self.pool.cut_short is not None
-                and self.kind != <int>BodyKind.EVENTS and self.pool.cut_short in self.pending):
+        elif (self.status == 200 and self.pool.cut_short is not None
+                and self.pool.cut_short in self.pending):
             # The engine gave it up, and nobody has seen it yet.
             self.dying = True
             if self._turned_away():

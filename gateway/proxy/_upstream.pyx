@@ -73,26 +73,32 @@ cdef class Upstream:
 
     cdef int _take_head(self, bytes data) except -1:
         cdef Head* head = &self.plane.head
+        cdef const char* p
+        cdef size_t n, at = 0
         cdef Py_ssize_t size
         cdef int fault
         if self.partial is not None:
             data = self.partial + data
             self.partial = None
         while True:
-            size = head_end(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), self.seen)
+            p = PyBytes_AS_STRING(data) + at
+            n = PyBytes_GET_SIZE(data) - at
+            size = head_end(p, n, self.seen)
             if size == 0:
-                self.partial = data
-                self.seen = PyBytes_GET_SIZE(data)
+                self.partial = data if at == 0 else data[at:]
+                self.seen = n
                 return 0
             self.seen = 0
-            fault = size if size < 0 else parse_response(PyBytes_AS_STRING(data), size, head)
+            fault = size if size < 0 else parse_response(p, size, head)
             if fault == 0 and head.status == 101:
                 fault = Fault.BAD_STATUS_LINE       # we never ask for an upgrade
             if fault < 0:
                 return self.sink.on_malformed(fault)
             if head.status >= 200:
                 break
-            data = data[size:]      # 100, 103: not for the client, whose request is complete
+            at += size      # 100, 103: not for the client, whose request is complete
+        if at:
+            data = data[at:]
         self.in_body = True
         return self.sink.on_head(self, data, head)
 

@@ -398,3 +398,33 @@ def test_an_answer_that_its_engine_gave_up_is_asked_elsewhere(play, script, body
 
     kinds = {slot: {"kind": kind} for slot in range(2)}
     play(scene, first, second, endpoints=kinds)
+
+
+GIVEN_UP = b'data: {"choices":[{"text":"","finish_reason":"abort"}]}\n\ndata: [DONE]\n\n'
+WORD = b'data: {"choices":[{"text":"a","finish_reason":null}]}\n\n'
+
+
+def stream(*pieces: bytes) -> list[bytes | float]:
+    """What an engine writes for a stream whose events come one after the other."""
+    written: list[bytes | float] = [
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    ]
+    for piece in pieces:
+        written += [b"%x\r\n%b\r\n" % (len(piece), piece), 0.02]
+    return [*written, b"0\r\n\r\n"]
+
+
+@pytest.mark.parametrize(("said_before", "again"), [((), True), ((WORD,), False)])
+def test_a_stream_that_its_engine_gave_up_is_asked_elsewhere_while_unseen(
+    play, script, said_before, again
+):
+    """Later, the abort is the engine's own word to the client, and passed on."""
+    first = script(stream(*said_before, GIVEN_UP))
+    second = script(stream(WORD, b"data: [DONE]\n\n"))
+
+    async def scene(house):
+        bodies = [(await house.ask(body={"model": "sim", "stream": True})).body for _ in range(2)]
+        assert sum(b'"abort"' in body for body in bodies) == (not again)
+        assert all(body.count(b"[DONE]") == 1 for body in bodies)
+
+    play(scene, first, second, endpoints={slot: {"kind": "vllm"} for slot in range(2)})
