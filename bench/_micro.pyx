@@ -7,6 +7,7 @@ measures. It measures; nothing imports it but the files in bench/micro.
 from time import perf_counter_ns
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.string cimport memset
 from libc.stdint cimport int32_t
 
 from gateway.http._body cimport Step, Walker, walk, walk_request, walk_response
@@ -15,7 +16,8 @@ from gateway.http._head cimport FieldId, Head, head_end, parse_request, parse_re
 from gateway.http._write cimport Buffer
 from gateway.proxy._envelope cimport Envelope, read_envelope
 from gateway.proxy._relay cimport BodyKind, Relay
-from router._table cimport Ask, MAX_SLOTS, Policy, Table
+from router._policy cimport Ask, Policy
+from router._table cimport MAX_SLOTS, Table
 
 KINDS = {"events": BodyKind.EVENTS, "json": BodyKind.JSON, "opaque": BodyKind.OPAQUE}
 
@@ -127,10 +129,10 @@ def pick_ns(Policy policy not None, Table table not None, int n_slots, int round
         raise ValueError(f"1 to {MAX_SLOTS} slots")
     for i in range(n_slots):
         slots[i] = i
+    memset(&ask, 0, sizeof(Ask))
     ask.slots = slots
     ask.n_slots = n_slots
-    ask.n_tried = 0
-    ask.now_s = 0
+    ask.home = -1
     started = perf_counter_ns()
     for _ in range(rounds):
         slot = policy.pick(table, &ask)

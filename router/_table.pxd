@@ -5,7 +5,7 @@ is written by the control process alone, a load cell by its one worker alone; re
 lock: every field is an aligned word, and no decision needs two fields to agree.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 cdef enum:
     MAX_SLOTS = 1024
@@ -19,10 +19,30 @@ cpdef enum State:
     OPEN = 4        # the circuit is open: failing, dead or stalled; gets no requests
     DRAINING = 5    # finishes what it has; gets no requests
 
+cdef struct Profile:
+    # How long one step of an engine takes, linear in what its batch holds; see engines.sim.profile.
+    double base_s           # any step at all
+    double chunk_token_s    # per prompt token computed
+    double chunk_token_ctx_s    # per prompt token and token of context before it
+    double decode_seq_s     # per sequence that decodes
+    double decode_ctx_s     # per token of its context
+    double kv_tokens        # size of the KV cache; 0: not known
+
 cdef struct Row:
     uint32_t generation     # grows when the slot gets another endpoint
     uint8_t state           # State
+    uint8_t full            # its KV cache is full: what is added displaces something
+    int32_t max_in_flight   # takes no more; 0: as many as come
     float share             # 0 < share <= 1: of a full load, while it starts slowly
+    float rtt_s             # of the network
+    uint64_t labels         # one bit per label
+    uint64_t identity       # hash of its name: the same in every gateway
+    Profile profile
+
+cdef struct Sums:
+    # Of observations y ~ x0 + x1 + x2 (x0 = 1): what least squares needs of them.
+    double[6] xx            # 00 01 02 11 12 22
+    double[3] xy
 
 cdef struct Load:
     int32_t in_flight       # dispatched and not released
@@ -32,6 +52,15 @@ cdef struct Load:
     double last_event_s     # monotonic: when any of its streams last sent an event
     int64_t begun           # dispatches whose response began, and not as a failure
     int64_t successes       # dispatches that were answered whole
+    # Work that was booked before it was sent; see router._booking.
+    int32_t prefilling      # streams without a first token
+    double prefill_s        # their prompts, in seconds of the engine's time
+    double anchor_s         # since when the first of them is being computed, as far as we know
+    double unseen_until_s   # when the prompts of non-streaming requests will be computed
+    int64_t prefill_tokens  # uncached prompt tokens of `prefilling`
+    int64_t kv_tokens       # prompt and generated tokens of all in flight
+    Sums prefill            # x: 1, new tokens, new tokens x their context; y: s to the first token
+    Sums decode             # x: 1, in flight, kv_tokens; y: s between tokens
 
 cdef class Table:
     cdef Row* rows
@@ -41,18 +70,18 @@ cdef class Table:
     cdef int32_t in_flight(self, int slot) noexcept nogil      # over all workers
     cdef Load* cell(self, int worker, int slot) noexcept nogil
 
-cdef struct Ask:
-    # What a policy may look at besides the table.
-    const int32_t* slots    # endpoints that have the model, ascending
-    int n_slots
-    int32_t tried[MAX_TRIED]    # slots this request has been at, to be avoided
-    int n_tried
-    double now_s
+cdef struct Standing:
+    # What all workers together have put on an endpoint.
+    int32_t in_flight
+    double wait_s           # until a prompt that comes now would be begun
+    double prefill_tokens
+    double kv_tokens
 
-cdef class Policy:
-    cdef readonly str name
-    # The slot that shall have the request, or -1 if none may have it. Pure, never blocks.
-    cdef int pick(self, Table table, const Ask* ask) noexcept
+cdef void stand(Table table, int slot, double now_s, Standing* out) noexcept nogil
 
-# May this slot get this request? (state, trial rule, not tried)
-cdef bint may_take(Table table, const Ask* ask, int slot) noexcept nogil
+# Seconds to compute n_tokens of prompt, of which the first hit_tokens are cached.
+cdef inline double prefill_time_s(const Profile* profile, double n_tokens,
+                                  double hit_tokens) noexcept nogil:
+    cdef double fresh = n_tokens - hit_tokens
+    return fresh * (profile.chunk_token_s
+                    + profile.chunk_token_ctx_s * (hit_tokens + 0.5 * fresh))

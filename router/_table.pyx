@@ -34,9 +34,26 @@ cdef class Table:
             total += self.loads[worker * MAX_SLOTS + slot].in_flight
         return total
 
-    def set_row(self, int slot, *, state=None, share=None, generation=None):
-        """Write the given fields of a row (control process only)."""
+    def set_row(self, int slot, *, state=None, share=None, generation=None, full=None,
+                max_in_flight=None, rtt_s=None, labels=None, identity=None, profile=None):
+        """Write the given fields of a row (control process only).
+
+        `profile`: the six numbers of `Profile`, in their order.
+        """
         self._check(slot)
+        if full is not None:
+            self.rows[slot].full = full
+        if max_in_flight is not None:
+            self.rows[slot].max_in_flight = max_in_flight
+        if rtt_s is not None:
+            self.rows[slot].rtt_s = rtt_s
+        if labels is not None:
+            self.rows[slot].labels = labels
+        if identity is not None:
+            self.rows[slot].identity = identity
+        if profile is not None:
+            base, token, token_ctx, seq, ctx, kv_tokens = profile
+            self.rows[slot].profile = Profile(base, token, token_ctx, seq, ctx, kv_tokens)
         if share is not None:
             if not 0 < share <= 1:
                 raise ValueError(f"share is {share}, not in (0, 1]")
@@ -50,6 +67,18 @@ cdef class Table:
         """(State, share, generation) of a slot."""
         self._check(slot)
         return State(self.rows[slot].state), self.rows[slot].share, self.rows[slot].generation
+
+    def profile(self, int slot):
+        """The row's Profile as a dict."""
+        self._check(slot)
+        return self.rows[slot].profile
+
+    def standing(self, int slot, double now_s):
+        """What all workers together have put on the endpoint, as a dict; see Standing."""
+        cdef Standing found
+        self._check(slot)
+        stand(self, slot, now_s, &found)
+        return found
 
     def load(self, int slot):
         """The load on a slot, summed over the workers; `last_event_s` is the newest."""
@@ -66,7 +95,27 @@ cdef class Table:
             total.begun += one.begun
             total.successes += one.successes
             total.last_event_s = max(total.last_event_s, one.last_event_s)
-        return total
+        return {
+            "in_flight": total.in_flight, "producing": total.producing,
+            "failures_in_row": total.failures_in_row, "dials_in_row": total.dials_in_row,
+            "last_event_s": total.last_event_s, "begun": total.begun,
+            "successes": total.successes,
+        }
+
+    def work(self, int worker, int slot):
+        """What a worker has booked on an endpoint: (in_flight, prefilling, prefill_s, anchor_s,
+        unseen_until_s, prefill_tokens, kv_tokens)."""
+        self._check(slot)
+        cdef Load* one = self.cell(worker, slot)
+        return (one.in_flight, one.prefilling, one.prefill_s, one.anchor_s, one.unseen_until_s,
+                one.prefill_tokens, one.kv_tokens)
+
+    def set_work(self, int worker, int slot, work):
+        """Write what `work` gave: for a column that stands for others than a worker."""
+        self._check(slot)
+        cdef Load* one = self.cell(worker, slot)
+        (one.in_flight, one.prefilling, one.prefill_s, one.anchor_s, one.unseen_until_s,
+         one.prefill_tokens, one.kv_tokens) = work
 
     def troubled(self):
         """Slots with failures or failed dials in a row: [(slot, failures, failed dials)]."""
@@ -91,45 +140,34 @@ cdef class Table:
         for slot in range(MAX_SLOTS):
             one = self.cell(worker, slot)
             one.in_flight = one.producing = one.failures_in_row = one.dials_in_row = 0
+            one.prefilling = 0
+            one.prefill_s = one.unseen_until_s = 0
+            one.prefill_tokens = one.kv_tokens = 0
 
     def _check(self, int slot):
         if not 0 <= slot < MAX_SLOTS:
             raise IndexError(f"slot {slot} is not in 0..{MAX_SLOTS - 1}")
 
 
-cdef class Policy:
-    """Picks an endpoint for a request. Subclasses override `pick` and nothing else."""
-
-    cdef int pick(self, Table table, const Ask* ask) noexcept:
-        return -1
-
-    def choose(self, Table table, slots, tried=(), double now_s=0.0):
-        """`pick` for Python callers: the slot, or None. At most MAX_TRIED tried slots count."""
-        cdef int32_t[MAX_SLOTS] array
-        cdef Ask ask
-        cdef int index, slot
-        if len(slots) > MAX_SLOTS:
-            raise ValueError(f"more than {MAX_SLOTS} slots")
-        for index, slot in enumerate(slots):
-            table._check(slot)
-            array[index] = slot
-        ask.slots = array
-        ask.n_slots = len(slots)
-        ask.n_tried = 0
-        for slot in tried[:MAX_TRIED]:
-            ask.tried[ask.n_tried] = slot
-            ask.n_tried += 1
-        ask.now_s = now_s
-        slot = self.pick(table, &ask)
-        return None if slot < 0 else slot
-
-
-cdef bint may_take(Table table, const Ask* ask, int slot) noexcept nogil:
-    cdef int index
-    cdef int state = table.rows[slot].state
-    if state != <int>State.READY and (state != <int>State.TRIAL or table.in_flight(slot) > 0):
-        return False
-    for index in range(ask.n_tried):
-        if ask.tried[index] == slot:
-            return False
-    return True
+cdef void stand(Table table, int slot, double now_s, Standing* out) noexcept nogil:
+    cdef Load* load
+    cdef int worker
+    cdef int32_t in_flight = 0, prefilling = 0
+    cdef double prefill_s = 0, anchor_s = 0, unseen_s = 0, tokens = 0, kv_tokens = 0
+    for worker in range(table.n_workers):
+        load = table.cell(worker, slot)
+        in_flight += load.in_flight
+        prefilling += load.prefilling
+        prefill_s += load.prefill_s
+        tokens += load.prefill_tokens
+        kv_tokens += load.kv_tokens
+        anchor_s = max(anchor_s, load.anchor_s)
+        unseen_s += max(0.0, load.unseen_until_s - now_s)
+    out.in_flight = in_flight
+    out.prefill_tokens = tokens
+    out.kv_tokens = kv_tokens
+    out.wait_s = unseen_s
+    if prefilling > 0:
+        # Prompts are computed one after the other: what has passed since the last first token is
+        # work done on the next, but no more than the next takes.
+        out.wait_s += max(0.0, prefill_s - max(0.0, min(prefill_s / prefilling, now_s - anchor_s)))

@@ -58,6 +58,9 @@ class Event(NamedTuple):
     """Set on the job's last event."""
     gap_s: float
     """Time since the job's previous token, or since its arrival for the first."""
+    n: int = 1
+    """Tokens that it stands for, of which `token` is the last; above 1 only if the core leaps, and
+    never for a job's first. `gap_s` is then their mean."""
 
 
 class Step(NamedTuple):
@@ -103,12 +106,36 @@ class _Batch(NamedTuple):
     start_s: float
     end_s: float
     tokens: int
+    steps: int = 1
+    """Of equal plans, one after the other."""
+    first_s: float = 0.0
+    """Duration of the first of them; each later one takes `growth_s` more than the one before."""
+    growth_s: float = 0.0
+
+    def until(self, steps: int) -> float:
+        """When so many of its steps have ended."""
+        return self.start_s + steps * self.first_s + self.growth_s * steps * (steps - 1) / 2
+
+    def cut_at(self, now_s: float) -> _Batch:
+        """The same without the steps that would begin after `now_s`."""
+        low, high = 1, self.steps
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.until(middle) >= now_s else (middle + 1, high)
+        return self._replace(steps=low, end_s=self.until(low))
 
 
 class Core:
-    """One engine's scheduler and cache. Not for use from several threads."""
+    """One engine's scheduler and cache. Not for use from several threads.
 
-    def __init__(self, profile: Profile, limits: Limits, *, record_kv: bool = False) -> None:
+    With `leaps` it computes many decode steps at once while nothing but a `submit` could come
+    between them: the same times and caches from a fraction of the calls, for who does not need to
+    see each token. A submit may then bring `next_at_s` forward.
+    """
+
+    def __init__(
+        self, profile: Profile, limits: Limits, *, record_kv: bool = False, leaps: bool = False
+    ) -> None:
         self.profile = profile
         self.limits = limits
         self.pool = BlockPool(limits.num_blocks)
@@ -119,6 +146,7 @@ class Core:
         """Cache additions since the caller last cleared it; filled if `record_kv`. Removals
         stand in `pool.removed`; within a step they precede the additions."""
         self._record_kv = record_kv
+        self._leaps = leaps
         self._batch: _Batch | None = None
 
     def __repr__(self) -> str:
@@ -149,6 +177,8 @@ class Core:
         job.tokens = job.prompt + job.output
         self.waiting.append(job)
         self.totals.submitted += 1
+        if self._batch is not None and self._batch.steps > 1:
+            self._batch = self._batch.cut_at(now_s)
 
     def abort(self, job: Job) -> bool:
         """Drop a job and free its blocks at once. False if it had ended. No event follows."""
@@ -172,7 +202,7 @@ class Core:
             late_s = min(now_s - done.end_s, done.end_s - done.start_s, _CATCH_UP_S)
             start_s = now_s - late_s
             self._complete(done, events)
-            tokens = done.tokens
+            tokens = done.tokens * done.steps
             self._batch = None
         plan = self._schedule(start_s)
         if not plan:
@@ -192,23 +222,36 @@ class Core:
                 chunk_ctx += n * (job.computed + n / 2)
         self.totals.steps += 1
         step_s = self.profile.step_s(chunk_tokens, chunk_ctx, decodes, decode_ctx)
-        return _Batch(plan, start_s, start_s + step_s, chunk_tokens + decodes)
+        batch = _Batch(plan, start_s, start_s + step_s, chunk_tokens + decodes, 1, step_s)
+        if self._leaps and not chunk_tokens:
+            steps = self._steps_ahead(plan)
+            batch = batch._replace(steps=steps, growth_s=self.profile.decode_ctx_s * decodes)
+            batch = batch._replace(end_s=batch.until(steps))
+        return batch
+
+    def _steps_ahead(self, plan: list[tuple[Job, int]]) -> int:
+        """How often these decodes can go on before one ends or blocks run short."""
+        steps = min(len(job.output) - job.emitted for job, _ in plan)
+        size = self.limits.block_size
+        fresh = sum(-(-(job.computed + steps) // size) - len(job.blocks) for job, _ in plan)
+        return steps if fresh <= self.pool.free else 1
 
     def _complete(self, batch: _Batch, events: list[Event]) -> None:
         ended = False
+        self.totals.steps += batch.steps - 1
         for job, n in batch.plan:
             if job.phase is not Phase.RUNNING:
                 continue  # aborted while the batch ran
-            job.computed += n
-            if job.computed == job.known:
-                event = self._emit(job, batch.end_s)
+            job.computed += n + batch.steps - 1
+            if job.computed == job.known + batch.steps - 1:
+                event = self._emit(job, batch.end_s, batch.steps)
                 events.append(event)
                 ended = ended or event.finish_reason is not None
         if ended:
             self.running = [job for job in self.running if job.phase is Phase.RUNNING]
 
-    def _emit(self, job: Job, at_s: float) -> Event:
-        gap_s = max(0.0, at_s - job.last_token_s)  # see _CATCH_UP_S
+    def _emit(self, job: Job, at_s: float, n: int) -> Event:
+        gap_s = max(0.0, at_s - job.last_token_s) / n  # see _CATCH_UP_S
         job.last_token_s = at_s
         if job.first_token_s < 0:
             job.first_token_s = at_s
@@ -216,14 +259,14 @@ class Core:
             self.totals.cached_tokens += job.cached_tokens
         token = -1
         if job.output:
-            token = job.emitted
-            job.emitted += 1
-            self.totals.output_tokens += 1
+            token = job.emitted + n - 1
+            job.emitted += n
+            self.totals.output_tokens += n
         if job.emitted < len(job.output):
-            return Event(job, token, None, gap_s)
+            return Event(job, token, None, gap_s, n)
         self._end(job)
         self.totals.finished += 1
-        return Event(job, token, job.finish_reason, gap_s)
+        return Event(job, token, job.finish_reason, gap_s, n)
 
     def _end(self, job: Job) -> None:
         job.phase = Phase.ENDED

@@ -9,7 +9,7 @@ from gateway.proxy.usage import UsageStripper
 from gateway.reasons import REASONS, Reason
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memset
 
 from gateway._shared cimport Count, EndpointWord, status_index
 from gateway.http._head cimport FieldId, Head
@@ -22,7 +22,8 @@ from gateway.proxy._relay cimport BodyKind, Relay
 from gateway.proxy._request cimport Request, start_of
 from gateway.proxy._upstream cimport Upstream
 from gateway.proxy._wheel cimport Timed
-from router._table cimport Ask, MAX_TRIED
+from router._policy cimport Ask
+from router._table cimport MAX_TRIED
 
 cdef enum:
     # Bodies up to this size go out in one write with their head: the copy is cheaper than a
@@ -84,6 +85,7 @@ cdef class Exchange(Sink):
         cdef int index
         if self.n_tried == MAX_TRIED:
             return -1
+        memset(&ask, 0, sizeof(Ask))
         if self.request.pinned >= 0:
             ask.slots = &self.request.pinned
             ask.n_slots = 1

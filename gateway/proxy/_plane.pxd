@@ -6,7 +6,8 @@ from gateway._shared cimport Shared
 from gateway.http._head cimport Head
 from gateway.http._write cimport Buffer
 from gateway.proxy._wheel cimport Wheel
-from router._table cimport Policy, Table
+from router._policy cimport Policy
+from router._table cimport Table
 
 cdef double now_s() noexcept nogil      # CLOCK_MONOTONIC, in seconds
 

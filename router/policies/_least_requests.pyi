@@ -1,3 +1,3 @@
-from router._table import Policy
+from router._policy import Policy
 
 class LeastRequests(Policy): ...

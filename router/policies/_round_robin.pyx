@@ -2,20 +2,16 @@
 
 from libc.stdint cimport uint32_t
 
-from router._table cimport Ask, MAX_SLOTS, Policy, Table, may_take
+from router._policy cimport Ask, Policy, may_take
+from router._table cimport MAX_SLOTS, Table
 
 
 cdef class RoundRobin(Policy):
     """Takes turns. An endpoint with share s gets its turn with every (1/s)-th round."""
 
-    cdef uint32_t turn
     cdef float[MAX_SLOTS] credit
 
-    def __init__(self, str name, uint32_t seed=0):
-        self.name = name
-        self.turn = seed
-
-    cdef int pick(self, Table table, const Ask* ask) noexcept:
+    cdef int pick(self, Table table, const Ask* ask) noexcept nogil:
         cdef int step, index, slot, fallback = -1
         if ask.n_slots == 0:
             return -1

@@ -1,0 +1,165 @@
+"""See _policy.pxd."""
+
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from router._table cimport MAX_SLOTS, MAX_TRIED, State, Table
+
+
+cdef class Policy:
+    """Picks an endpoint for a request: the cheapest, by `cost`, of those that may take it.
+
+    Equals take turns, so that no endpoint is always first; several workers or gateways start at
+    different ones by their `seed`. A subclass overrides `cost` (and `prepare`), or `pick`.
+    """
+
+    reads_prompts = False
+    """Whether it uses `depths` or `affinity`: if not, prompts need not be hashed."""
+    terms = ()
+    """Names of what makes up a cost, in the order of `cost`'s `terms`."""
+
+    def __init__(self, str name, uint32_t seed=0):
+        self.name = name
+        self.turn = seed
+        self.state = 0x9e3779b97f4a7c15 * (<uint64_t>seed + 1)
+
+    cdef double draw(self) noexcept nogil:
+        # xorshift64* (Vigna 2016): cheap, and the same everywhere for the same seed.
+        self.state ^= self.state >> 12
+        self.state ^= self.state << 25
+        self.state ^= self.state >> 27
+        return ((self.state * <uint64_t>0x2545f4914f6cdd1d) >> 11) * (1.0 / 9007199254740992.0)
+
+    cdef void prepare(self, Table table, const Ask* ask) noexcept nogil:
+        pass
+
+    cdef double cost(self, Table table, const Ask* ask, int slot, double* terms) noexcept nogil:
+        return 0
+
+    cdef int pick(self, Table table, const Ask* ask) noexcept nogil:
+        cdef double[MAX_SLOTS] costs
+        cdef int step, index, slot, n_near = 0, best = -1
+        cdef double least = 1e300
+        if ask.n_slots == 0:
+            return -1
+        self.prepare(table, ask)
+        index = self.turn % <uint32_t>ask.n_slots
+        self.turn += 1
+        for step in range(ask.n_slots):
+            slot = ask.slots[index]
+            if may_take(table, ask, slot):
+                costs[index] = self.cost(table, ask, slot, NULL)
+                if costs[index] < least:
+                    least = costs[index]
+                    best = slot
+            else:
+                costs[index] = 1e300
+            index = index + 1 if index + 1 < ask.n_slots else 0
+        if ask.doubt <= 0 or best < 0:
+            return best
+        # What is known is old: one of those that may be the best, or all gateways pick the same.
+        least += ask.doubt * max(least, 0.0)
+        for index in range(ask.n_slots):
+            if costs[index] <= least:
+                n_near += 1
+                if self.draw() * n_near < 1:
+                    best = ask.slots[index]
+        return best
+
+    def choose(self, Table table, slots, tried=(), **ask):
+        """`pick` for Python callers: the slot, or None. At most MAX_TRIED tried slots count.
+
+        `ask`: more fields of Ask by name; `depths` as a dict of slots.
+        """
+        cdef Question question = Question(table, slots, tried, ask)
+        cdef int slot = self.pick(table, &question.ask)
+        return None if slot < 0 else slot
+
+    def explain(self, Table table, slots, tried=(), **ask):
+        """What `choose` would weigh, by slot: {"may_take": bool, "cost": float, term: float ...}."""
+        cdef Question question = Question(table, slots, tried, ask)
+        cdef double[MAX_TERMS] terms
+        cdef int slot
+        found = {}
+        self.prepare(table, &question.ask)
+        for slot in slots:
+            memset(terms, 0, sizeof(terms))
+            entry = {
+                "may_take": may_take(table, &question.ask, slot),
+                "cost": self.cost(table, &question.ask, slot, terms),
+            }
+            for index, name in enumerate(self.terms):
+                entry[name] = terms[index]
+            found[slot] = entry
+        return found
+
+
+cdef class Question:
+    """An Ask made from Python objects."""
+    cdef Ask ask
+    cdef int32_t[MAX_SLOTS] slots
+    cdef int32_t[MAX_SLOTS] depths
+
+    def __init__(self, Table table, slots, tried, fields):
+        cdef int index, slot
+        if len(slots) > MAX_SLOTS:
+            raise ValueError(f"more than {MAX_SLOTS} slots")
+        memset(&self.ask, 0, sizeof(Ask))
+        for index, slot in enumerate(slots):
+            table._check(slot)
+            self.slots[index] = slot
+        self.ask.slots = self.slots
+        self.ask.n_slots = len(slots)
+        for slot in tried[:MAX_TRIED]:
+            self.ask.tried[self.ask.n_tried] = slot
+            self.ask.n_tried += 1
+        self.ask.home = -1
+        for name, value in fields.items():
+            self._set(name, value)
+
+    def _set(self, name, value):
+        cdef int slot
+        if name == "now_s":
+            self.ask.now_s = value
+        elif name == "n_tokens":
+            self.ask.n_tokens = value
+        elif name == "out_tokens":
+            self.ask.out_tokens = value
+        elif name == "block_tokens":
+            self.ask.block_tokens = value
+        elif name == "pressure":
+            self.ask.pressure = value
+        elif name == "hit_ratio":
+            self.ask.hit_ratio = value
+        elif name == "doubt":
+            self.ask.doubt = value
+        elif name == "labels":
+            self.ask.labels = value
+        elif name == "affinity":
+            self.ask.affinity = value
+        elif name == "home":
+            self.ask.home = value
+        elif name == "home_s":
+            self.ask.home_s = value
+        elif name == "depths":
+            memset(self.depths, 0, sizeof(self.depths))
+            for slot, depth in value.items():
+                self.depths[slot & (MAX_SLOTS - 1)] = depth
+            self.ask.depths = self.depths
+        else:
+            raise TypeError(f"an ask has no {name!r}")
+
+
+cdef bint may_take(Table table, const Ask* ask, int slot) noexcept nogil:
+    cdef int index
+    cdef int state = table.rows[slot].state
+    if state != <int>State.READY and (state != <int>State.TRIAL or table.in_flight(slot) > 0):
+        return False
+    if ask.labels & ~table.rows[slot].labels:
+        return False
+    if 0 < table.rows[slot].max_in_flight <= table.in_flight(slot):
+        return False
+    for index in range(ask.n_tried):
+        if ask.tried[index] == slot:
+            return False
+    return True

@@ -1,0 +1,3 @@
+from router._policy import Policy
+
+class PowerOfTwo(Policy): ...
