@@ -28,9 +28,8 @@ cpdef enum Stage:
 
 cpdef enum Ending:
     KEEP = 0        # may carry the next request
-    CLOSE = 1       # close when all is sent
+    CLOSE = 1       # close when all is sent, and has had the time to be read
     ABORT = 2       # broken off in the middle: close so that the client sees it
-    LINGER = 3      # close, but let the client finish sending so that it gets the answer
 
 cdef class Client(Timed):
     """What an exchange needs of its client's connection."""

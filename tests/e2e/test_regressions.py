@@ -304,3 +304,26 @@ def test_expensive_bodies(play, script, body):
         assert max(ticks) < 3.0
 
     play(scene, script([OK]), body_bytes=64 << 20)
+
+
+@pytest.mark.parametrize("pipelined", [True, False])
+def test_bytes_behind_the_last_request_do_not_cost_its_answer(play, script, pipelined):
+    """Closed with unread bytes, a socket resets the connection, and what the client has not read
+    of the answer is lost."""
+    body = b"x" * 300_000
+    engine = script([b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body])
+    ask = (
+        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 15\r\n"
+        b'\r\n{"model":"sim"}'
+    )
+
+    async def scene(house):
+        wire = await house.dial(ask + ask if pipelined else ask, limit=1024)
+        await house.until(lambda: house.count(Count.COMPLETED))
+        wire.write(ask)
+        await asyncio.sleep(0.05)
+        answer = await wire.answer()
+        assert answer.complete and answer.body == body
+        assert house.count(Count.ACCEPTED) == 1
+
+    play(scene, engine)
