@@ -4,7 +4,7 @@ Pure: bytes, numbers and the time come in as arguments. No sockets, asyncio, clo
 environment here, and nothing that blocks; any thread may call, one at a time per object.
 """
 
-from router._table import Policy, State, Table
+from router._table import DYING, Policy, State, Table
 from router.policy import POLICIES, make_policy
 
-__all__ = ["POLICIES", "Policy", "State", "Table", "make_policy"]
+__all__ = ["DYING", "POLICIES", "Policy", "State", "Table", "make_policy"]

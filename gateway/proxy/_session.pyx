@@ -17,6 +17,7 @@ from gateway.http._write cimport part_of
 from gateway.proxy._answer cimport fault_answer, own_answer, refusal
 from gateway.proxy._exchange cimport Client, Ending, Exchange
 from gateway.proxy._plane cimport Local, Plane, now_s
+from gateway.proxy._request cimport shown
 
 cdef enum:
     # How much that still comes is read (and thrown away) after the last answer, before the
@@ -27,6 +28,7 @@ cdef enum:
 
 cdef double LINGER_S = 2.0
 cdef bytes JSON = b"application/json"
+cdef str FULL = "its memory for request bodies is in use"
 cdef bytes PREFLIGHT = (
     b"access-control-allow-methods: GET, POST, DELETE, OPTIONS\r\n"
     b"access-control-allow-headers: *, authorization\r\n"
@@ -94,7 +96,7 @@ cdef class Session(Client):
             self._broke(error)
 
     cdef void _leave(self) noexcept:
-        if self.exchange.stage:
+        if self.exchange.account.is_open:
             self.exchange.account.leave()
 
     def eof_received(self):
@@ -238,6 +240,9 @@ cdef class Session(Client):
             return self._run(None)
         if self.walker.framing == <int>Framing.LENGTH and <size_t>head.content_length <= n:
             self.received = head.content_length
+            self._count_body(self.received)
+            if self.plane.is_full():
+                return self._refuse_for(Reason.OVERLOADED, (FULL,))
             return self._run(self._cut_input(head.content_length))
         self.phase = Phase.BODY
         self.body = None
@@ -336,6 +341,10 @@ cdef class Session(Client):
     def resume_body(self):
         """There is memory again; called by the plane."""
         if self.starved and self.phase == <int>Phase.BODY:
+            # The client was not to blame for the silence.
+            self.window = 0
+            self.plane.wheel.drop(self)
+            self.plane.wheel.set(self, now_s() + self.plane.body_idle_s)
             self.transport.resume_reading()
         self.starved = False
 
@@ -371,6 +380,9 @@ cdef class Session(Client):
         target = self.request.target.split(b"?")[0].decode("latin-1")
         name = unquote(target.removeprefix("/v1/models/"))
         card = self.plane.cards.get(name)
+        if self.request.allowed is not None and name.encode() not in self.request.allowed:
+            self.request.details = (shown(name.encode()),)
+            return self._refuse(Reason.FORBIDDEN_MODEL)
         if card is None:
             self.request.details = (name, self.plane.served_names())
             return self._refuse(Reason.UNKNOWN_MODEL)
@@ -519,7 +531,7 @@ cdef class Session(Client):
 
     cdef int _late_body(self, double now) except -1:
         if self.starved:
-            return self._refuse_for(Reason.OVERLOADED, ("its memory for request bodies is in use",))
+            return self._refuse_for(Reason.OVERLOADED, (FULL,))
         if self.window < self.plane.body_bytes_per_s * self.plane.body_idle_s:
             return self._refuse_for(Reason.BODY_TIMEOUT, ())
         self.window = 0
