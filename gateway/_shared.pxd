@@ -56,7 +56,7 @@ cpdef enum Count:
     TICKS = 45              # of the wheel
     ACCESS_LOG_DROPPED = 46
     # gauges, zeroed when a worker is lost
-    BUFFERED_BYTES = 56     # of request bodies that came in pieces, until their response begins
+    BUFFERED_BYTES = 56     # of request bodies, until their response begins
     WAITING_FOR_DIAL = 57
     N_COUNTS = 64
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from engines.metrics_text import Scrape
-from router import State
+from router import DYING, State
 
 __all__ = ["TRANSITIONS", "Cause", "Health", "Outcome", "Rules", "Transition"]
 
@@ -69,8 +69,6 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
     (State.DRAINING, Cause.UNDRAIN): State.UNKNOWN,
 }
 
-# Workers add this to failures_in_row on an answer that only a dying engine gives.
-DYING = 1000
 FIRST_SHARE = 0.1
 # A host that vanished sends no refusal: so many silent probes in a row mean dead.
 SILENT_IS_DEAD = 5

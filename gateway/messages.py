@@ -108,6 +108,8 @@ class Settings(msgspec.Struct, frozen=True):
     retry_share: float = 0.1
     retry_floor: int = 100
     retry_window_s: float = 10.0
+    log_level: str = "info"
+    log_format: str = "text"
     dead_silence_s: float = 2.0
 
 

@@ -130,7 +130,7 @@ COUNTERS = (
 GAUGES = (
     Labelled(
         "buffered_bytes",
-        "Request bodies that came in pieces, until their responses begin.",
+        "Request bodies, until their responses begin.",
         "",
         {"": Count.BUFFERED_BYTES},
     ),

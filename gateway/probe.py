@@ -3,13 +3,13 @@
 import asyncio
 import errno
 import ipaddress
-import json
 import os
 import socket
 import ssl
 from typing import Any
 
 import aiohttp
+import msgspec
 
 from engines.kind import KINDS
 from engines.metrics_text import Scrape, read_metrics
@@ -80,7 +80,9 @@ class Probe:
         if status != 200:
             return None, Outcome.ILL, f"{path} answers {status}"
         try:
-            entries = [entry for entry in json.loads(body)["data"] if isinstance(entry, dict)]
+            # Strict: what passes here is encoded again for the workers and for clients.
+            listed = msgspec.json.decode(body)["data"]
+            entries = [entry for entry in listed if isinstance(entry, dict)]
         except (ValueError, KeyError, TypeError, RecursionError):
             return None, Outcome.ILL, f"{path} answers something that is no model list"
         return entries, Outcome.GOOD, f"{len(entries)} models"

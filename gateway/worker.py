@@ -30,6 +30,7 @@ from gateway.messages import (
     FromWorker,
     Made,
     Ready,
+    Settings,
     ToWorker,
 )
 from gateway.proxy._plane import Plane, keep_freed_memory
@@ -117,7 +118,11 @@ class Worker:
 
     async def _carry_out(self, order: ToWorker) -> None:
         if isinstance(order, Fleet):
+            before, after = self.plane.settings, order.settings
             self.plane.apply(order)
+            # The first one agrees with the command line.
+            if before is not None and _log(before) != _log(after):
+                configure_logs(*_log(after))
             if self._server is None and self._drain is None:
                 await self._listen()
         elif isinstance(order, Condemn):
@@ -176,6 +181,10 @@ class Worker:
         if b" 200 " not in head.split(b"\r\n", 1)[0]:
             raise OSError("the admin listener refused")
         return body
+
+
+def _log(settings: Settings) -> tuple[str, str]:
+    return settings.log_level, settings.log_format
 
 
 async def _within(seconds: float, event: asyncio.Event) -> bool:

@@ -5,7 +5,7 @@ environment here, and nothing that blocks; any thread may call, one at a time pe
 """
 
 from router._policy import Policy
-from router._table import State, Table
+from router._table import DYING, State, Table
 from router.policy import POLICIES, make_policy
 
-__all__ = ["POLICIES", "Policy", "State", "Table", "make_policy"]
+__all__ = ["DYING", "POLICIES", "Policy", "State", "Table", "make_policy"]

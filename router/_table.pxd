@@ -19,6 +19,10 @@ cpdef enum State:
     OPEN = 4        # the circuit is open: failing, dead or stalled; gets no requests
     DRAINING = 5    # finishes what it has; gets no requests
 
+cpdef enum:
+    # Added to `failures_in_row` on an answer that only a dying engine gives.
+    DYING = 1000
+
 cdef struct Profile:
     # How long one step of an engine takes, linear in what its batch holds; see engines.sim.profile.
     double base_s           # any step at all

@@ -10,6 +10,8 @@ class State(IntEnum):
     OPEN = 4
     DRAINING = 5
 
+DYING: int
+
 class Load(TypedDict):
     in_flight: int
     producing: int

@@ -142,8 +142,8 @@ class _Wire:
 
     def close(self, reset: bool) -> None:
         if reset:
-            sock = self.writer.get_extra_info("socket")
-            with contextlib.suppress(OSError):
+            sock = self.writer.get_extra_info("socket")  # None: the gateway has closed it
+            with contextlib.suppress(OSError, AttributeError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.writer.transport.abort()
         else:

@@ -302,4 +302,6 @@ class Config(Struct, frozen=True, kw_only=True):
             retry_share=retry.share,
             retry_floor=retry.floor,
             retry_window_s=retry.window_s,
+            log_level=self.log.level,
+            log_format=self.log.format,
         )

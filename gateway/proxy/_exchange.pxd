@@ -3,7 +3,7 @@
     IDLE -start-> DIALING -> WAITING -head-> HOLDING -first frame-> STREAMING -> IDLE
                      ^___________|______________|   (retry: nothing has gone to the client)
 
-Every path back to IDLE goes through `_over`, which counts the request once; every dispatch is
+Every path back to IDLE goes through `over`, which counts the request once; every dispatch is
 booked in `_dispatch` and released in `_release`, once.
 """
 
@@ -28,9 +28,8 @@ cpdef enum Stage:
 
 cpdef enum Ending:
     KEEP = 0        # may carry the next request
-    CLOSE = 1       # close when all is sent
+    CLOSE = 1       # close when all is sent, and has had the time to be read
     ABORT = 2       # broken off in the middle: close so that the client sees it
-    LINGER = 3      # close, but let the client finish sending so that it gets the answer
 
 cdef class Client(Timed):
     """What an exchange needs of its client's connection."""
@@ -68,6 +67,7 @@ cdef class Exchange(Sink):
     # the response
     cdef int status
     cdef int kind                   # BodyKind
+    cdef bint blameless             # the dispatch failed by no fault of the endpoint
     cdef bint dying                 # its answer says that its engine is going down
     cdef bint gathers               # may be turned away: not sent before its body is known
     cdef bint reusable
@@ -94,6 +94,7 @@ cdef class Exchange(Sink):
     cdef bytes _decision(self)
     cdef int _feed(self, bytes data, size_t at) except -1
     cdef bint _held_back(self, bytes out) except -1
+    cdef bint _gave_up(self, bytes out) except -1
     cdef bint _is_dying(self, int status) except -1
     cdef bint _spend(self) except -1
     cdef int _commit(self) except -1

@@ -12,7 +12,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memcmp, memset
 
 from gateway._shared cimport Count, EndpointWord, status_index
-from gateway.http._head cimport FieldId, Head
+from gateway.http._head cimport Head
 from gateway.http._write cimport Buffer
 from gateway.proxy._account cimport Account
 from gateway.proxy._answer cimport relayed_head
@@ -23,7 +23,7 @@ from gateway.proxy._request cimport Request, start_of
 from gateway.proxy._upstream cimport Upstream
 from gateway.proxy._wheel cimport Timed
 from router._policy cimport Ask
-from router._table cimport MAX_TRIED
+from router._table cimport DYING, MAX_TRIED
 
 cdef enum:
     # Bodies up to this size go out in one write with their head: the copy is cheaper than a
@@ -31,8 +31,8 @@ cdef enum:
     JOINED_BYTES = 32 * 1024
     # An answer that might be turned away is sent on when it is larger than any error text.
     GATHERED_BYTES = 64 * 1024
-    # As many failures in a row as open the circuit at once.
-    FATAL = 1000
+    # Of failures in a row; where the count stops growing.
+    MAX_FAILURES = 1 << 30
 
 # A kept connection that the engine had closed already tells so within a round trip.
 cdef double STALE_S = 1.0
@@ -116,7 +116,7 @@ cdef class Exchange(Sink):
         self.n_tried += 1
         self.n_dispatches += 1
         self.booked = True
-        self.producing = self.doomed = self.dying = False
+        self.producing = self.doomed = self.dying = self.blameless = False
         self.account.first_s = 0
         pool.load.in_flight += 1
         pool.words[<int>EndpointWord.E_DISPATCHED] += 1
@@ -190,11 +190,7 @@ cdef class Exchange(Sink):
         return self._feed(data, 0)
 
     cdef int _kind(self, const char* p, const Head* head) noexcept:
-        cdef int index
-        for index in range(head.n_fields):
-            if head.fields[index].id == <int>FieldId.CONTENT_ENCODING:
-                return BodyKind.OPAQUE
-        if head.content_type < 0:
+        if head.content_encoding >= 0 or head.content_type < 0:
             return BodyKind.OPAQUE
         return _kind_of(p + head.fields[head.content_type].value.start,
                         head.fields[head.content_type].value.size)
@@ -216,7 +212,7 @@ cdef class Exchange(Sink):
             return self.on_malformed(fault)
         if self.relay.ended and self.relay.rest != <size_t>PyBytes_GET_SIZE(data):
             self.reusable = False       # bytes behind the end: not ours to guess at
-        if self.relay.new_events and not self._failed_at_once():
+        if self.relay.new_events and not self._failed_at_once() and not self._gave_up(out):
             if self.account.count_events(self.relay.new_events, self.request, self.pool):
                 self.producing = True
                 self.pool.load.producing += 1
@@ -256,9 +252,7 @@ cdef class Exchange(Sink):
             self.dying = self._is_dying(500)
             if self.dying and self._turned_away():
                 return True
-        elif (self.status == 200 and self.pool.cut_short is not None
-                and self.pool.cut_short in self.pending):
-            # The engine gave it up, and nobody has seen it yet.
+        elif self._gave_up(out):
             self.dying = True
             if self._turned_away():
                 return True
@@ -270,6 +264,13 @@ cdef class Exchange(Sink):
         return (
             self.stage == <int>Stage.HOLDING
             and self.relay.scanner.failed and self.relay.scanner.n_events == 1
+        )
+
+    cdef bint _gave_up(self, bytes out) except -1:
+        """The engine does not finish what it began, and nobody has seen that yet."""
+        return (
+            self.stage == <int>Stage.HOLDING and self.status == 200 and out is not None
+            and self.pool.cut_short is not None and self.pool.cut_short in out
         )
 
     cdef bint _is_dying(self, int status) except -1:
@@ -391,11 +392,11 @@ cdef class Exchange(Sink):
             pool.words[<int>EndpointWord.E_ANSWERED] += 1
         else:
             pool.words[<int>EndpointWord.E_FAILED] += 1
-            if outcome != <int>Count.DIAL_FAILED:
+            if outcome != <int>Count.DIAL_FAILED and not self.blameless:
                 pool.load.failures_in_row += 1
         if self.dying:
             # It will not recover by itself: the circuit opens at once.
-            pool.load.failures_in_row = FATAL
+            pool.load.failures_in_row = min(pool.load.failures_in_row, MAX_FAILURES) + DYING
         return 0
 
     cdef int _count_tokens(self) except -1:
@@ -422,6 +423,7 @@ cdef class Exchange(Sink):
         if (reused and self.stage == <int>Stage.WAITING and not self.refreshed
                 and self.account.entered_s - self.account.dispatch_s < STALE_S):
             cause = retry.Cause.LOST_REUSED
+        self.blameless = cause == retry.Cause.LOST_REUSED
         self._release(Count.LOST)
         return self._failed(
             cause, Reason.UPSTREAM_LOST, "before answering" if self.stage < <int>Stage.HOLDING
@@ -528,6 +530,8 @@ cdef class Exchange(Sink):
             self.refreshed = True
             self.plane.counts[<int>Count.RETRY_REUSED] += 1
             return self._dispatch(self.slot, True)
+        if verdict == retry.Verdict.SAME_FRESH:
+            verdict = retry.Verdict.ELSEWHERE_IN_BUDGET
         slot = self._pick()
         if slot < 0 or (verdict == retry.Verdict.ELSEWHERE_IN_BUDGET and not self._spend()):
             return self._give_up(reason, detail)

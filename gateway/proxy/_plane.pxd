@@ -103,7 +103,7 @@ cdef class Plane:
     cdef readonly object budget     # retry.Budget
     cdef object responses           # bounded map: response id -> (slot, generation, holder)
     cdef readonly list access       # records of ended requests, drained by the worker
-    cdef public object on_made      # called with (response id, slot, generation)
+    cdef public object on_made      # called with (response id, slot, generation, holder)
     cdef bytes date                 # value of our own Date headers
     cdef bytes id_prefix
     cdef unsigned long long n_ids

@@ -155,18 +155,20 @@ cdef class Plane:
     def apply(self, fleet):
         """Take over a Fleet; requests that run are not touched."""
         self._apply_settings(fleet.settings)
+        self._apply_endpoints(fleet.endpoints)
         cdef Served served
         cdef int index
         self.models = {}
         for model in fleet.models:
             served = Served(
-                model.name, model.slots,
+                model.name, [slot for slot in model.slots if self.pools[slot] is not None],
                 fleet.settings.usage_by_model.get(model.name, fleet.settings.usage) == "exact",
             )
             index = model.index
             served.words = self.counts + <int>Area.MODELS + index * <int>Area.MODEL_WIDTH
             self.models[model.name.encode()] = served
-        served = Served("", [e.slot for e in fleet.endpoints], False)
+        slots = [e.slot for e in fleet.endpoints if self.pools[e.slot] is not None]
+        served = Served("", slots, False)
         served.words = self.counts + <int>Area.MODELS + 63 * <int>Area.MODEL_WIDTH
         self.unnamed = served
         if fleet.aliases != self.choices:
@@ -184,7 +186,6 @@ cdef class Plane:
             card["id"]: msgspec.json.encode(card)
             for card in msgspec.json.decode(fleet.models_json)["data"]
         }
-        self._apply_endpoints(fleet.endpoints)
 
     def _apply_settings(self, settings):
         if settings == self.settings:
@@ -197,7 +198,8 @@ cdef class Plane:
             settings.retry_share, settings.retry_floor, settings.retry_window_s
         ):
             self.budget = Budget(
-                settings.retry_share, settings.retry_floor, settings.retry_window_s
+                settings.retry_share, settings.retry_floor, settings.retry_window_s,
+                self.counts[<int>Count.ACCEPTED],
             )
         self.paths = {}
         self.extra_routes = tuple(

@@ -62,3 +62,6 @@ cdef class Request:
 
 # Where a body's bytes begin: of bytes, or of a view into bytes; None has none.
 cdef const char* start_of(object body) noexcept
+
+# A name as it is told back in an error: not all of a long one.
+cdef str shown(bytes name)

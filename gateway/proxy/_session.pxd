@@ -2,7 +2,7 @@
 
     HEAD -head-> BODY -whole-> RUNNING -over-> HEAD          a connection's life
       |            |              |
-      +------------+--------------+---> LINGER -> CLOSED     refused with bytes still to come
+      +------------+--------------+---> LINGER -> CLOSED     after the connection's last answer
 """
 
 from libc.stdint cimport int64_t
@@ -17,7 +17,7 @@ cpdef enum Phase:
     HEAD = 0        # between requests, or in a request's head
     BODY = 1
     RUNNING = 2     # the exchange has it
-    LINGER = 3      # answered and half-closed: what still comes is thrown away
+    LINGER = 3      # half-closed by us: what still comes is thrown away
     CLOSED = 4
 
 cdef class Session(Client):
@@ -38,6 +38,7 @@ cdef class Session(Client):
     cdef int64_t counted            # in Count.BUFFERED_BYTES for this session
     cdef bint starved               # reading is paused for want of memory
     cdef bint eof                   # the client has half-closed, and may
+    cdef double closing_s           # since when it is LINGER
     # private
     cdef void _leave(self) noexcept
     cdef int _broke(self, object error) except -1
@@ -65,7 +66,7 @@ cdef class Session(Client):
     cdef int _refuse_fault(self, int fault) except -1
     cdef int _send_own(self, bytes data) except -1
     cdef bint _skip_body(self) except -1
-    cdef int _ending(self, bint unread) noexcept
+    cdef int _ending(self) noexcept
     cdef int send(self, bytes data) except -1
     cdef int on_commit(self) except -1
     cdef int on_over(self, int ending) except -1

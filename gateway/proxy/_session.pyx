@@ -17,16 +17,18 @@ from gateway.http._write cimport part_of
 from gateway.proxy._answer cimport fault_answer, own_answer, refusal
 from gateway.proxy._exchange cimport Client, Ending, Exchange
 from gateway.proxy._plane cimport Local, Plane, now_s
+from gateway.proxy._request cimport shown
 
 cdef enum:
-    # After a refusal: how much of an unwanted body is read (and thrown away) before the connection
-    # is cut, so that the client gets to read the answer instead of a reset.
+    # How much that still comes is read (and thrown away) after the last answer, before the
+    # connection is cut.
     LINGER_BYTES = 1024 * 1024
     # Up to here a copy is cheaper than a view.
     COPIED_BYTES = 16 * 1024
 
 cdef double LINGER_S = 2.0
 cdef bytes JSON = b"application/json"
+cdef str FULL = "its memory for request bodies is in use"
 cdef bytes PREFLIGHT = (
     b"access-control-allow-methods: GET, POST, DELETE, OPTIONS\r\n"
     b"access-control-allow-headers: *, authorization\r\n"
@@ -94,7 +96,7 @@ cdef class Session(Client):
             self._broke(error)
 
     cdef void _leave(self) noexcept:
-        if self.exchange.stage:
+        if self.exchange.account.is_open:
             self.exchange.account.leave()
 
     def eof_received(self):
@@ -238,6 +240,9 @@ cdef class Session(Client):
             return self._run(None)
         if self.walker.framing == <int>Framing.LENGTH and <size_t>head.content_length <= n:
             self.received = head.content_length
+            self._count_body(self.received)
+            if self.plane.is_full():
+                return self._refuse_for(Reason.OVERLOADED, (FULL,))
             return self._run(self._cut_input(head.content_length))
         self.phase = Phase.BODY
         self.body = None
@@ -336,6 +341,10 @@ cdef class Session(Client):
     def resume_body(self):
         """There is memory again; called by the plane."""
         if self.starved and self.phase == <int>Phase.BODY:
+            # The client was not to blame for the silence.
+            self.window = 0
+            self.plane.wheel.drop(self)
+            self.plane.wheel.set(self, now_s() + self.plane.body_idle_s)
             self.transport.resume_reading()
         self.starved = False
 
@@ -371,6 +380,9 @@ cdef class Session(Client):
         target = self.request.target.split(b"?")[0].decode("latin-1")
         name = unquote(target.removeprefix("/v1/models/"))
         card = self.plane.cards.get(name)
+        if self.request.allowed is not None and name.encode() not in self.request.allowed:
+            self.request.details = (shown(name.encode()),)
+            return self._refuse(Reason.FORBIDDEN_MODEL)
         if card is None:
             self.request.details = (name, self.plane.served_names())
             return self._refuse(Reason.UNKNOWN_MODEL)
@@ -410,9 +422,9 @@ cdef class Session(Client):
 
     cdef int _respond(self, int status, bytes content_type, bytes body, bytes lines) except -1:
         """A whole answer of our own, and the request's end."""
-        cdef bint unread = not self._skip_body()
+        self._skip_body()
         self._send_own(own_answer(self.plane, self.request, status, content_type, body, lines))
-        return self.exchange.over(Count.COMPLETED, status, Reason.NONE, self._ending(unread))
+        return self.exchange.over(Count.COMPLETED, status, Reason.NONE, self._ending())
 
     cdef int answer(self, int reason, tuple details) except -1:
         self._send_own(refusal(self.plane, self.request, reason, details))
@@ -420,9 +432,10 @@ cdef class Session(Client):
 
     cdef int _refuse(self, int reason) except -1:
         """Answer with an error, before anything was dispatched; its details are the request's."""
-        cdef bint unread = not self._skip_body()
-        cdef int status = self.answer(reason, self.request.details)
-        return self.exchange.over(Count.REFUSED, status, reason, self._ending(unread))
+        cdef int status
+        self._skip_body()
+        status = self.answer(reason, self.request.details)
+        return self.exchange.over(Count.REFUSED, status, reason, self._ending())
 
     cdef int _refuse_for(self, int reason, tuple details) except -1:
         self.request.details = details
@@ -434,7 +447,7 @@ cdef class Session(Client):
         cdef int reason = Reason.HEAD_TOO_LARGE if status == 431 else Reason.BAD_FRAMING
         self.request.close_after = True
         self._send_own(fault_answer(self.plane, self.request, fault, reason))
-        return self.exchange.over(Count.REFUSED, status, reason, Ending.LINGER)
+        return self.exchange.over(Count.REFUSED, status, reason, Ending.CLOSE)
 
     cdef int _send_own(self, bytes data) except -1:
         self.exchange.account.bytes_out += PyBytes_GET_SIZE(data)
@@ -453,9 +466,7 @@ cdef class Session(Client):
         self.request.close_after = True
         return False
 
-    cdef int _ending(self, bint unread) noexcept:
-        if unread:
-            return Ending.LINGER
+    cdef int _ending(self) noexcept:
         return Ending.CLOSE if self.request.close_after else Ending.KEEP
 
     cdef int send(self, bytes data) except -1:
@@ -477,19 +488,20 @@ cdef class Session(Client):
         if ending == <int>Ending.KEEP:
             self.phase = Phase.HEAD
             return self._advance()
-        if ending == <int>Ending.LINGER and self.transport.can_write_eof():
-            self.phase = Phase.LINGER
-            self.input = None
-            self.plane.wheel.set(self, now_s() + LINGER_S)
-            self.transport.resume_reading()
-            self.transport.write_eof()
-            return 0
-        self.phase = Phase.LINGER       # whatever comes until the close is not for us
+        self.phase = Phase.LINGER
+        self.input = None
         if ending == <int>Ending.ABORT:
             self.transport.abort()
-        else:
-            self.plane.wheel.set(self, now_s() + self.plane.client_stall_s)
+            return 0
+        # What comes until the client closes is read and thrown away: a socket that is closed with
+        # unread bytes resets the connection, and takes the end of our answer with it.
+        self.closing_s = now_s()
+        self.plane.wheel.set(self, self.closing_s + LINGER_S)
+        if self.eof or not self.transport.can_write_eof():
             self.transport.close()
+            return 0
+        self.transport.resume_reading()
+        self.transport.write_eof()
         return 0
 
     # -- deadlines and the worker's orders
@@ -510,12 +522,16 @@ cdef class Session(Client):
             self.exchange.account.begin()
             self.request.close_after = True
             return self._refuse_for(Reason.HEAD_TIMEOUT, ())
+        if (self.phase == <int>Phase.LINGER and now < self.closing_s + self.plane.client_stall_s
+                and self.transport.get_write_buffer_size()):
+            self.plane.wheel.set(self, now + LINGER_S)      # it still reads what we said
+            return 0
         self.transport.abort()
         return 0
 
     cdef int _late_body(self, double now) except -1:
         if self.starved:
-            return self._refuse_for(Reason.OVERLOADED, ("its memory for request bodies is in use",))
+            return self._refuse_for(Reason.OVERLOADED, (FULL,))
         if self.window < self.plane.body_bytes_per_s * self.plane.body_idle_s:
             return self._refuse_for(Reason.BODY_TIMEOUT, ())
         self.window = 0

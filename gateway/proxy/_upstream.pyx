@@ -3,6 +3,7 @@
 import socket
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.errno cimport EAGAIN, errno
 
 from gateway._shared cimport Count
 from gateway.http._head cimport Fault, Head, head_end, parse_response
@@ -156,4 +157,5 @@ cdef class Upstream:
 
     cdef bint is_quiet(self) noexcept nogil:
         cdef char byte
-        return recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0
+        # Any other error than EAGAIN is the connection's end.
+        return recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN

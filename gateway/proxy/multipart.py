@@ -1,4 +1,10 @@
-"""The one part of a multipart form (RFC 7578) that routing needs."""
+"""The one part of a multipart form (RFC 7578) that routing needs.
+
+Engines read forms leniently, and of two parts with one name the last: so whatever could be read in
+two ways is refused, or a key could name one model to us and another to the engine.
+"""
+
+from email.message import Message
 
 __all__ = ["model_part"]
 
@@ -11,35 +17,57 @@ MAX_PART_HEAD_BYTES = 4096
 def model_part(body: bytes, content_type: str) -> tuple[bytes, int] | None:
     """The value of the form part named `model`, and where it begins; None if there is none.
 
-    ValueError if the body is no multipart form.
+    ValueError if the body is no multipart form, or could be read in two ways.
     """
-    boundary = _parameter(content_type, "boundary")
-    if not content_type.lower().startswith("multipart/form-data") or not boundary:
+    kind, boundary = _parameter("Content-Type", content_type, "boundary")
+    if kind != "multipart/form-data" or not boundary:
         raise ValueError("a multipart/form-data body with a boundary is expected here")
-    mark = b"--" + boundary.encode("latin-1")
-    at = body.find(mark)
+    mark = b"\r\n--" + boundary.encode("latin-1")
+    found = None
+    # The first mark stands at the beginning, and has no line end before it.
+    at = 0 if body.startswith(mark[2:]) else body.find(mark)
+    start = at + len(mark) - (2 if at == 0 else 0)
     for _ in range(MAX_PARTS):
-        if at < 0:
-            return None
-        start = at + len(mark)
+        if at < 0 or body.startswith(b"--", start):
+            return found
         at = body.find(mark, start)
         head_end = body.find(b"\r\n\r\n", start, start + MAX_PART_HEAD_BYTES)
-        if 0 <= head_end < at and _names_model(body[start:head_end]):
-            return body[head_end + 4 : at].removesuffix(b"\r\n"), head_end + 4
-    raise ValueError(f"the form has more than {MAX_PARTS} parts before one named 'model'")
+        if not start <= head_end <= at:
+            raise ValueError(
+                "the form has a part without an end, or with a head of more than "
+                f"{MAX_PART_HEAD_BYTES} bytes"
+            )
+        if _name(body[start:head_end]) == "model":
+            if found is not None:
+                raise ValueError("the form has two parts named 'model'")
+            found = body[head_end + 4 : at], head_end + 4
+        start = at + len(mark)
+    raise ValueError(f"the form has more than {MAX_PARTS} parts")
 
 
-def _names_model(head: bytes) -> bool:
-    for line in head.split(b"\r\n"):
-        name, _, rest = line.partition(b":")
-        if name.strip().lower() == b"content-disposition":
-            return _parameter(rest.decode("latin-1"), "name") == "model"
-    return False
+def _name(head: bytes) -> str:
+    """What a part's head calls it."""
+    names = []
+    first, *lines = head.split(b"\r\n")
+    if first.strip(b" \t"):
+        raise ValueError("the form has something behind a boundary")
+    for line in lines:
+        if b"\n" in line or b"\r" in line or line[:1] in (b" ", b"\t"):
+            raise ValueError("the form has a part whose head is folded, or has bare line ends")
+        key, _, value = line.partition(b":")
+        if key.strip().lower() == b"content-disposition":
+            names.append(_parameter("Content-Disposition", value.decode("latin-1"), "name")[1])
+    if len(names) > 1:
+        raise ValueError("the form has a part with two Content-Disposition lines")
+    return names[0] if names else ""
 
 
-def _parameter(value: str, name: str) -> str:
-    for piece in value.split(";")[1:]:
-        key, _, content = piece.strip().partition("=")
-        if key.strip().lower() == name:
-            return content.strip().strip('"')
-    return ""
+def _parameter(header: str, value: str, name: str) -> tuple[str, str]:
+    """(the value before the first ';' in lower case, a parameter or '')."""
+    message = Message()
+    message[header] = value.strip()
+    found = message.get_param(name, "", header)
+    if not isinstance(found, str):
+        raise ValueError(f"the form has a '{name}*' in the encoding of RFC 2231")
+    first = value.partition(";")[0].strip().lower()
+    return first, found

@@ -63,13 +63,14 @@ def decide(cause: int, *, refreshed: bool, redispatched: bool, deaths: int) -> i
 class Budget:
     """Retries as a share of the requests in a sliding window, with a floor for quiet times.
 
-    `tick` once a second with the number of requests ever accepted; `spend` asks for one retry.
+    `tick` once a second with the number of requests ever accepted (`accepted`: at the start);
+    `spend` asks for one retry.
     """
 
-    def __init__(self, share: float, floor: int, window_s: float) -> None:
+    def __init__(self, share: float, floor: int, window_s: float, accepted: int = 0) -> None:
         self.share = share
         self.floor = floor
-        self._accepted: deque[int] = deque([0], maxlen=max(1, round(window_s)))
+        self._accepted: deque[int] = deque([accepted], maxlen=max(1, round(window_s)))
         self._spent: deque[int] = deque([0], maxlen=max(1, round(window_s)))
 
     def tick(self, accepted: int) -> None:

@@ -106,7 +106,7 @@ def _parse(event: bytes) -> dict[str, Any] | None:
 
 def _is_usage_chunk(event: bytes) -> bool:
     chunk = _parse(event)
-    return chunk is not None and chunk.get("choices") == [] and isinstance(chunk["usage"], dict)
+    return chunk is not None and chunk.get("choices") == [] and isinstance(chunk.get("usage"), dict)
 
 
 def _move_fingerprint(usage_event: bytes, finish_event: bytes) -> bytes:

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from gateway._shared import Count
-from router import State
+from router import DYING, State
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -304,3 +304,121 @@ def test_expensive_bodies(play, script, body):
         assert max(ticks) < 3.0
 
     play(scene, script([OK]), body_bytes=64 << 20)
+
+
+@pytest.mark.parametrize("pipelined", [True, False])
+def test_bytes_behind_the_last_request_do_not_cost_its_answer(play, script, pipelined):
+    """Closed with unread bytes, a socket resets the connection, and what the client has not read
+    of the answer is lost."""
+    body = b"x" * 300_000
+    engine = script([b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body])
+    ask = (
+        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 15\r\n"
+        b'\r\n{"model":"sim"}'
+    )
+
+    async def scene(house):
+        wire = await house.dial(ask + ask if pipelined else ask, limit=1024)
+        await house.until(lambda: house.count(Count.COMPLETED))
+        wire.write(ask)
+        await asyncio.sleep(0.05)
+        answer = await wire.answer()
+        assert answer.complete
+        assert answer.body == body
+        assert house.count(Count.ACCEPTED) == 1
+
+    play(scene, engine)
+
+
+DYING_ANSWER = b"cannot schedule new futures after shutdown"
+DIES = b"HTTP/1.1 500 X\r\nContent-Length: %d\r\n\r\n%s" % (len(DYING_ANSWER), DYING_ANSWER)
+
+
+def test_each_dying_answer_adds_to_the_failures_in_a_row(play, script):
+    """A trial that ends so must be seen as lost: the count has to grow again."""
+    dying, well = script(lambda asked: [DIES]), script(lambda asked: [OK])
+
+    async def scene(house):
+        while len(dying.asked) < 2:
+            assert (await house.ask(body={"model": "sim"})).status == 200
+        assert house.shared.table.load(0)["failures_in_row"] == 2 * DYING
+
+    play(scene, dying, well, endpoints={slot: {"kind": "vllm"} for slot in range(2)})
+
+
+def test_an_endpoint_that_cannot_be_used_takes_no_requests_from_the_others(play, script):
+    """Its CA file has gone since the control process looked."""
+
+    async def scene(house):
+        for _ in range(4):
+            assert (await house.ask(body={"model": "sim"})).status == 200
+
+    bad = {"tls": True, "ca_file": "/nonexistent"}
+    play(scene, script([OK]), script(lambda asked: [OK]), endpoints={0: bad}, log_errors=1)
+
+
+def test_bodies_that_come_at_once_count_too(play, script):
+    ask = {"model": "sim", "prompt": "x" * 1000}
+
+    async def scene(house):
+        wire = await house.dial()
+        wire.write(
+            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+            + b'{"model":"sim","prompt":"%s"}' % (b"x" * 973)
+        )
+        await house.until(lambda: house.count(Count.DISPATCHED))
+        assert house.count(Count.BUFFERED_BYTES) == 1000
+        refused = await house.ask(path="/v1/completions", body=ask)
+        assert refused.status == 503
+        assert refused.reason == "overloaded"
+        wire.close()
+        await house.until(lambda: house.count(Count.BUFFERED_BYTES) == 0)
+        other = await house.ask(path="/v1/completions", body=ask)
+        assert other.status == 200
+
+    engine = script(lambda asked: ["hang"] if asked.index == 0 else [OK])
+    play(scene, engine, buffered_bytes=1500)
+
+
+def test_a_kept_connection_that_is_gone_is_no_failure_of_its_engine(play, script):
+    engine = script(lambda asked: ["close"] if asked.index in (1, 3) else [OK])
+
+    async def scene(house):
+        for _ in range(4):
+            assert (await house.ask(body={"model": "sim"})).status == 200
+        assert house.count(Count.RETRY_REUSED) == 2
+        assert house.shared.table.load(0)["failures_in_row"] == 0
+
+    play(scene, engine)
+
+
+def test_events_that_nobody_saw_are_not_counted(play, script):
+    head = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    given_up = b'data: {"choices":[{"finish_reason":"abort"}]}\n\ndata: [DONE]\n\n'
+    whole = b'data: {"choices":[{"text":"a"}]}\n\ndata: [DONE]\n\n'
+
+    def stream(events):
+        return [head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(events), events)]
+
+    async def scene(house):
+        house.state(1, State.READY, 0.01)
+        answer = await house.ask(body={"model": "sim", "stream": True})
+        assert answer.body == whole
+        assert house.count(Count.TURNED_AWAY) == 1
+        assert house.count(Count.EVENTS) == 1
+
+    engines = script(lambda asked: stream(given_up)), script(lambda asked: stream(whole))
+    play(scene, *engines, endpoints={slot: {"kind": "vllm"} for slot in range(2)})
+
+
+def test_a_key_sees_the_cards_of_its_own_models_alone(play, script):
+    async def scene(house):
+        for name, status in (("sim", 200), ("other", 403), ("unknown", 403)):
+            answer = await house.ask(
+                "GET", f"/v1/models/{name}", headers=[("authorization", "Bearer a")]
+            )
+            assert answer.status == status, name
+
+    play(scene, script([]), models={"sim": [0], "other": [0]}, keys={"a": {"models": ["sim"]}})

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from engines.metrics_text import Scrape
-from gateway.health import DYING, TRANSITIONS, Cause, Health, Outcome, Rules
-from router import State
+from gateway.health import TRANSITIONS, Cause, Health, Outcome, Rules
+from router import DYING, State
 
 GOOD, ILL, FATAL, SILENT, REFUSED = Outcome
 

@@ -21,6 +21,8 @@ class EngineDouble:
         self.health = 200
         self.models = ["m"]
         self.models_status = 200
+        self.models_body = None
+        """Instead of a list of `models`."""
         self.metrics = ""
         self.hang = set()
         """Paths that never answer."""
@@ -66,6 +68,8 @@ class EngineDouble:
         if path == "/health":
             return self.health, ""
         if path == "/v1/models":
+            if self.models_body is not None:
+                return 200, self.models_body
             data = [{"id": name, "object": "model"} for name in self.models]
             return self.models_status, json.dumps({"object": "list", "data": data})
         return (200, self.metrics) if path == "/metrics" else (404, "")

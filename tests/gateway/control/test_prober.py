@@ -260,6 +260,23 @@ def test_an_engine_that_answers_nothing_opens(scene, until):
     scene(play)
 
 
+@pytest.mark.parametrize(
+    "body",
+    ['{"data":[{"id":"m","x":NaN}]}', '{"data":[{"id":"\\ud800"}]}', '{"data":1}', "[" * 5000],
+)
+def test_a_model_list_that_cannot_be_told_again_is_none(scene, until, body):
+    """It goes on to workers and clients: one bad engine must not stop the others' news."""
+
+    async def play(house, engine):
+        (member,) = house.fleet.members.values()
+        engine.models_body = body
+        asked = engine.count("/v1/models")
+        await until(lambda: engine.count("/v1/models") > asked + 2)
+        assert set(member.models) == {"m"}
+
+    scene(play)
+
+
 def test_models_come_and_go_and_outlive_a_failed_reading(scene, until):
     async def play(house, engine):
         (member,) = house.fleet.members.values()

