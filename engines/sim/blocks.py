@@ -61,6 +61,11 @@ class BlockPool:
         """Distinct hashes that can be found."""
         return len(self._by_hash)
 
+    @property
+    def untouched(self) -> int:
+        """Blocks never handed out: while there are any, nothing is evicted."""
+        return self._untouched
+
     def refs(self, block: int) -> int:
         """How many sequences refer to the block."""
         return self._refs.get(block, 0)
