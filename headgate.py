@@ -80,7 +80,7 @@ PATHS = {
 )
 @click.option("--admin-port", type=int, help="Its port; 0: any.  [default: 9180]")
 @click.option("--workers", type=int, metavar="N", help="Data workers, one core each.  [default: 1]")
-@click.option("--policy", help="How an engine is picked.  [default: least-requests]")
+@click.option("--policy", help="How an engine is picked.  [default: marginal-cost]")
 @click.option("--tls-cert", metavar="FILE", help="Certificate chain (PEM): HTTPS for clients.")
 @click.option("--tls-key", metavar="FILE", help="Its private key (PEM).")
 @click.option("--access-log", metavar="FILE|-", help="A JSON line per request; -: standard output.")

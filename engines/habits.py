@@ -18,6 +18,8 @@ class MetricNames:
     kv_usage: tuple[str, ...] = ()
     generation_tokens: tuple[str, ...] = ()
     prompt_tokens: tuple[str, ...] = ()
+    cache_info: tuple[tuple[str, str, str], ...] = ()
+    """(name, label with tokens per block, label with blocks): the size of the KV cache."""
 
 
 @dataclass(frozen=True, slots=True)

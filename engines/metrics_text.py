@@ -4,6 +4,8 @@ A vLLM page has 700 lines and more, of which five are wanted: they are searched 
 else is looked at. What is missing or malformed is None, never 0.
 """
 
+import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -24,6 +26,8 @@ class Scrape:
     """Counter since the engine's start."""
     prompt_tokens: float | None = None
     """Counter since the engine's start."""
+    kv_tokens: float | None = None
+    """Size of its KV cache."""
 
 
 def read_metrics(text: str, names: MetricNames) -> Scrape:
@@ -34,6 +38,7 @@ def read_metrics(text: str, names: MetricNames) -> Scrape:
         kv_usage=_first(text, names.kv_usage, largest=True),
         generation_tokens=_first(text, names.generation_tokens),
         prompt_tokens=_first(text, names.prompt_tokens),
+        kv_tokens=_cache_size(text, names),
     )
 
 
@@ -42,6 +47,19 @@ def _first(text: str, names: Iterable[str], *, largest: bool = False) -> float |
         found = [value for line in _lines(text, name) if (value := _value(line)) is not None]
         if found:
             return max(found) if largest else sum(found)
+    return None
+
+
+def _cache_size(text: str, names: MetricNames) -> float | None:
+    """Tokens per block times blocks, summed over what has a cache of its own."""
+    for name, block_label, blocks_label in names.cache_info:
+        found = []
+        for line in _lines(text, name):
+            labels = [re.search(rf'[{{,]{label}="(\d+)"', line) for label in (block_label, blocks_label)]
+            if all(labels):
+                found.append(math.prod(int(label[1]) for label in labels if label))
+        if found:
+            return float(sum(found)) or None
     return None
 
 

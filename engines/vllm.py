@@ -14,6 +14,7 @@ VLLM = Kind(
         kv_usage=("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
         generation_tokens=("vllm:generation_tokens_total", "vllm:generation_tokens"),
         prompt_tokens=("vllm:prompt_tokens_total", "vllm:prompt_tokens"),
+        cache_info=(("vllm:cache_config_info", "block_size", "num_gpu_blocks"),),
     ),
     dying_answers=(
         # on SIGTERM with --shutdown-timeout: /health stays 200 while new requests get this

@@ -6,6 +6,7 @@ successor goes on in it.
 
 from libc.stdint cimport int64_t
 
+from router._index cimport Index
 from router._table cimport MAX_SLOTS, Table
 
 cdef enum:
@@ -55,6 +56,7 @@ cpdef enum Count:
     EVENTS = 44             # data events relayed
     TICKS = 45              # of the wheel
     ACCESS_LOG_DROPPED = 46
+    SENT_DROPPED = 47       # prompts that the index did not hear of
     # gauges, zeroed when a worker is lost
     BUFFERED_BYTES = 56     # of request bodies, until their response begins
     WAITING_FOR_DIAL = 57
@@ -104,6 +106,7 @@ cdef class Shared:
     cdef int64_t* words             # [worker][COLUMN]
     cdef object memory
     cdef readonly Table table
+    cdef readonly Index index       # which endpoint holds which blocks; the control process writes
     cdef readonly int n_workers
     cdef readonly int fd
     cdef int64_t* column(self, int worker) noexcept nogil

@@ -1,5 +1,6 @@
 from enum import IntEnum
 
+from router._index import Index
 from router._table import Table
 
 LATENCY_BOUNDS_S: list[float]
@@ -44,6 +45,7 @@ class Count(IntEnum):
     EVENTS = 44
     TICKS = 45
     ACCESS_LOG_DROPPED = 46
+    SENT_DROPPED = 47
     BUFFERED_BYTES = 56
     WAITING_FOR_DIAL = 57
     N_COUNTS = 64
@@ -86,11 +88,12 @@ class Shared:
     table: Table
     n_workers: int
     fd: int
-    def __init__(self, fd: int, n_workers: int) -> None: ...
+    index: Index
+    def __init__(self, fd: int, n_workers: int, index_blocks: int = ...) -> None: ...
     @staticmethod
-    def size(n_workers: int) -> int: ...
+    def size(n_workers: int, index_blocks: int = ...) -> int: ...
     @staticmethod
-    def create(n_workers: int) -> Shared: ...
+    def create(n_workers: int, index_blocks: int = ...) -> Shared: ...
     def count(self, index: int, worker: int | None = None) -> int: ...
     def block(self, index: int, n_words: int) -> list[int]: ...
     def lose_worker(self, worker: int, reason: int) -> int: ...

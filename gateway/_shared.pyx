@@ -5,7 +5,13 @@ import os
 
 from libc.stdint cimport int64_t
 
+from router._index cimport Index
 from router._table cimport Table
+
+cdef enum:
+    INDEX_BLOCKS = 1 << 20
+    # Distinct sets of endpoints that share a block.
+    INDEX_SETS = 1 << 15
 
 cdef double[N_BOUNDS] _LATENCY_BOUNDS_S = [
     0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2,
@@ -66,32 +72,40 @@ cdef void observe(int64_t* words, const double* bounds_s, double value_s) noexce
     words[N_BOUNDS + 1] += <int64_t>(value_s * 1e6)
 
 
+cdef size_t _index_at(int n_workers) except 0:
+    """Where the prefix index begins: on a cache line of its own."""
+    return (8 * COLUMN * n_workers + Table.size(n_workers) + 63) // 64 * 64
+
+
 cdef class Shared:
     """The shared memory as an object; `Shared.create` makes it, `Shared(fd, n)` attaches to it.
 
     The file descriptor is inheritable on request only (`pass_fds`); the memory has no name.
     """
 
-    def __init__(self, int fd, int n_workers):
+    def __init__(self, int fd, int n_workers, size_t index_blocks=INDEX_BLOCKS):
         cdef unsigned char[::1] view
         self.fd = fd
         self.n_workers = n_workers
-        self.memory = mmap.mmap(fd, Shared.size(n_workers))
+        self.memory = mmap.mmap(fd, Shared.size(n_workers, index_blocks))
         view = self.memory
         self.words = <int64_t*>&view[0]
         self.table = Table(memoryview(self.memory)[8 * COLUMN * n_workers:], n_workers)
+        self.index = Index(
+            memoryview(self.memory)[_index_at(n_workers):], index_blocks, INDEX_SETS
+        )
 
     @staticmethod
-    def size(int n_workers):
+    def size(int n_workers, size_t index_blocks=INDEX_BLOCKS):
         """Bytes for so many workers; untouched pages take no memory."""
-        return 8 * COLUMN * n_workers + Table.size(n_workers)
+        return _index_at(n_workers) + Index.size(index_blocks, INDEX_SETS)
 
     @staticmethod
-    def create(int n_workers):
-        """New zeroed memory."""
+    def create(int n_workers, size_t index_blocks=INDEX_BLOCKS):
+        """New zeroed memory. `index_blocks`: room in the prefix index, 16 bytes each."""
         fd = os.memfd_create("headgate", os.MFD_CLOEXEC)
-        os.ftruncate(fd, Shared.size(n_workers))
-        return Shared(fd, n_workers)
+        os.ftruncate(fd, Shared.size(n_workers, index_blocks))
+        return Shared(fd, n_workers, index_blocks)
 
     cdef int64_t* column(self, int worker) noexcept nogil:
         return self.words + <int64_t>worker * COLUMN

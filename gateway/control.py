@@ -18,6 +18,7 @@ import uvloop
 from gateway import messages
 from gateway._shared import Area, Shared
 from gateway.access_log import AccessLog
+from gateway.caches import Caches
 from gateway.config import Config, ConfigError, Engine, check_engine, engine_name
 from gateway.fleet import Fleet, FleetError, Member
 from gateway.listener import open_listeners
@@ -65,6 +66,7 @@ class Control:
         self.started_s = time.time()
         self.shared = Shared.create(config.workers)
         self.fleet = Fleet(busy=lambda slot: self.shared.table.load(slot)["in_flight"] > 0)
+        self.caches = Caches(self.shared.table, self.shared.index)
         self.is_draining = False
         self.access_log: AccessLog | None = None
         self.endpoint_base: dict[int, list[int]] = {}
@@ -90,6 +92,7 @@ class Control:
         self.prober = Prober(
             self.shared.table,
             self.fleet,
+            self.caches,
             self.config.health,
             on_change=self.publish,
             on_condemn=lambda condemn: self.supervisor.send(condemn),
@@ -100,6 +103,7 @@ class Control:
             self._listeners,
             _worker_arguments(self.config),
             on_access=self._on_access,
+            on_sent=self.caches.on_sent,
             module=self._worker_module,
         )
         admin = AdminServer(self, self._admin_socket)
@@ -109,7 +113,7 @@ class Control:
             if sims is not None:
                 await sims.start()
                 for name, url in sims.urls.items():
-                    self.add(Engine(url=url, name=name), "sim")
+                    self.add(Engine(url=url, name=name, profile="demo"), "sim")
             self.supervisor.start(self._workers_view())
             await admin.start()
             self._announce()

@@ -22,6 +22,7 @@ __all__ = [
     "Made",
     "Model",
     "Ready",
+    "Sent",
     "Settings",
     "ToWorker",
 ]
@@ -81,7 +82,7 @@ class Key(msgspec.Struct, frozen=True):
 class Settings(msgspec.Struct, frozen=True):
     """The part of the configuration that a worker needs; durations in seconds."""
 
-    policy: str = "least-requests"
+    policy: str = "marginal-cost"
     usage: str = "observe"
     usage_by_model: dict[str, str] = {}
     paths: list[str] = []
@@ -157,6 +158,12 @@ class Made(msgspec.Struct, frozen=True, tag="made"):
     """Name of the key that asked for it: no other key may have it."""
 
 
+class Sent(msgspec.Struct, frozen=True, tag="sent"):
+    """Which prompts went where since the last one; see Plane.take_sent."""
+
+    prompts: Annotated[bytes, msgspec.Meta(max_length=64 << 20)]
+
+
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The worker serves; sent once, after its first `Fleet`."""
 
@@ -174,4 +181,4 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
 
 
 ToWorker = Fleet | Condemn | Drain | Made
-FromWorker = Ready | Access | Drained | Made
+FromWorker = Ready | Access | Drained | Made | Sent

@@ -93,6 +93,16 @@ def _own(control: "Control") -> Iterator[Metric]:
     yield CounterMetricFamily(
         PREFIX + "access_log_lines_dropped", "Lines lost to a slow disk.", dropped
     )
+    yield CounterMetricFamily(
+        PREFIX + "index_prompts_dropped",
+        "Prompts sent that the prefix index did not hear of.",
+        control.shared.count(Count.SENT_DROPPED),
+    )
+    index = control.shared.index
+    yield _gauge("index_blocks", "Blocks in the prefix index.", index.n_blocks)
+    yield CounterMetricFamily(
+        PREFIX + "index_blocks_dropped", "Blocks that found no room in it.", index.n_dropped
+    )
 
 
 def _whole(shared: Shared) -> Iterator[Metric]:

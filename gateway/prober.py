@@ -7,11 +7,14 @@ import asyncio
 import logging
 import random
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from engines.metrics_text import Scrape
+from engines.profile import PROFILES
+from gateway.caches import Caches
 from gateway.config.schema import Health as HealthConfig
 from gateway.fleet import Fleet, Member
 from gateway.health import Health, Outcome, Rules, Transition
@@ -24,6 +27,8 @@ __all__ = ["Prober", "Watch"]
 log = logging.getLogger("headgate.health")
 
 TICK_S = 0.1
+# How often engine profiles are corrected by what was observed.
+LEARN_S = 1.0
 FAST_S = 0.15
 """Between probes that confirm trouble: one refused probe may be a restart's blink."""
 IMPATIENT_S = 5.0
@@ -62,6 +67,7 @@ class Prober:
         self,
         table: Table,
         fleet: Fleet,
+        caches: Caches,
         config: HealthConfig,
         on_change: Callable[[], None],
         on_condemn: Callable[[Condemn], None],
@@ -70,6 +76,8 @@ class Prober:
         self.watches: dict[int, Watch] = {}
         self._table = table
         self._fleet = fleet
+        self._caches = caches
+        self._learned_s = 0.0
         self._config = config
         self._on_change = on_change
         self._on_condemn = on_condemn
@@ -98,6 +106,7 @@ class Prober:
         if watch.task is not None:
             watch.task.cancel()
         self._table.set_row(member.slot, state=State.EMPTY)
+        self._caches.close(member.slot)
 
     def drain(self, member: Member) -> None:
         """No more requests for it."""
@@ -202,6 +211,8 @@ class Prober:
             return
         now_s = time.monotonic()
         watch.scrape, watch.scrape_s = scrape, now_s
+        if scrape.kv_tokens is not None:
+            self._caches.on_capacity(watch.member.slot, scrape.kv_tokens)
         load = self._table.load(watch.member.slot)
         self._carry_out(
             watch,
@@ -220,6 +231,9 @@ class Prober:
 
     def _tick(self) -> None:
         now_s = time.monotonic()
+        if now_s - self._learned_s >= LEARN_S:
+            self._learned_s = now_s
+            self._caches.tick()
         troubled = {slot: dials for slot, _, dials in self._table.troubled()}
         for watch in list(self.watches.values()):
             slot, health = watch.member.slot, watch.health
@@ -253,6 +267,7 @@ class Prober:
         now_s = time.monotonic()
         self._table.set_row(member.slot, state=health.state, share=health.share(now_s))
         if transition.condemns:
+            self._caches.forget(member.slot)
             self._on_condemn(
                 Condemn(member.slot, member.generation, transition.reason, transition.hung)
             )
@@ -281,8 +296,10 @@ class Prober:
     def _write_new_row(self, member: Member) -> None:
         self._table.set_row(member.slot, state=State.EMPTY)
         self._table.set_row(
-            member.slot, share=1.0, generation=member.generation, state=State.UNKNOWN
+            member.slot, share=1.0, generation=member.generation, state=State.UNKNOWN,
+            identity=zlib.crc32(member.name.encode()),
         )
+        self._caches.open(member, PROFILES[member.engine.profile])
 
 
 def _next_address(address: str, found: list[str]) -> str:

@@ -21,6 +21,7 @@ from gateway.messages import (
     FromWorker,
     Made,
     Ready,
+    Sent,
     ToWorker,
 )
 from gateway.reasons import Reason
@@ -81,7 +82,7 @@ class Worker:
 class Supervisor:
     """All workers. Everything here runs in one event loop.
 
-    `on_access` gets the access log lines. `arguments` go to each worker's command line, behind
+    `on_access` gets the access log lines, `on_sent` which prompts went where. `arguments` go to each worker's command line, behind
     the descriptors; `module` is what `python -m` runs.
     """
 
@@ -91,6 +92,7 @@ class Supervisor:
         listeners: list[socket.socket],
         arguments: list[str],
         on_access: Callable[[Access], None],
+        on_sent: Callable[[Sent], None] = lambda sent: None,
         module: str = "gateway.worker",
     ) -> None:
         self.workers = [Worker(index) for index in range(len(listeners))]
@@ -100,6 +102,7 @@ class Supervisor:
         self._listeners = listeners
         self._arguments = arguments
         self._on_access = on_access
+        self._on_sent = on_sent
         self._module = module
         self._fleet: Fleet | None = None
         self._drain: Drain | None = None
@@ -231,6 +234,8 @@ class Supervisor:
                         log.info("worker %d is ready (pid %d)", worker.index, message.pid)
                     case Access():
                         self._on_access(message)
+                    case Sent():
+                        self._on_sent(message)
                     case Made():
                         self.send(message, but=worker)
                     case Drained():

@@ -30,6 +30,7 @@ from gateway.messages import (
     FromWorker,
     Made,
     Ready,
+    Sent,
     Settings,
     ToWorker,
 )
@@ -97,8 +98,11 @@ class Worker:
             channel = self._channel
             # A control process that does not read: the plane bounds what waits, and counts the rest
             # as dropped.
-            if channel is not None and channel.backlog_bytes < BACKLOG_BYTES and self.plane.access:
-                channel.send(Access(self.plane.take_access()))
+            if channel is not None and channel.backlog_bytes < BACKLOG_BYTES:
+                if self.plane.access:
+                    channel.send(Access(self.plane.take_access()))
+                if sent := self.plane.take_sent():
+                    channel.send(Sent(sent))
         except Exception:  # a bug here must not stop every deadline for good
             log.exception("the tick failed")
         if not self._done.is_set():

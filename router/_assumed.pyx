@@ -123,3 +123,44 @@ cdef class AssumedCache:
             found.append(self.nodes[number].key)
             number = self.nodes[number].older
         return found
+
+
+class AssumedCaches:
+    """The assumed caches of all endpoints, over one index, which only they write."""
+
+    def __init__(self, Index index):
+        self.index = index
+        self.caches = {}
+
+    def open(self, int slot, generation, size_t capacity):
+        """An endpoint came, or is another one in the same slot: its cache is empty."""
+        self.close(slot)
+        self.caches[slot] = (generation, AssumedCache(self.index, slot, capacity))
+
+    def close(self, int slot):
+        """It left."""
+        if slot in self.caches:
+            self.caches.pop(slot)[1].clear()
+
+    def cache(self, int slot):
+        """The AssumedCache of a slot. KeyError: it has none."""
+        return self.caches[slot][1]
+
+    def sent(self, const unsigned char[::1] words):
+        """Prompts went to endpoints: (generation << 32 | slot, n, n block hashes) each, in 64-bit
+        words. ValueError if that is not what they are; what came before it counts."""
+        cdef const uint64_t* at
+        cdef const uint64_t* end
+        cdef AssumedCache cache
+        if words.shape[0] == 0:
+            return
+        at = <const uint64_t*>&words[0]
+        end = at + words.shape[0] // sizeof(uint64_t)
+        while at < end:
+            if end - at < 2 or at[1] > <uint64_t>(end - at - 2):
+                raise ValueError("the prompts that were sent are cut off")
+            found = self.caches.get(at[0] & 0xffffffff)
+            if found is not None and found[0] == at[0] >> 32:
+                cache = found[1]
+                cache.touch(at + 2, at[1])
+            at += 2 + at[1]

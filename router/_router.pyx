@@ -1,37 +1,15 @@
 """See _router.pxd."""
 
 from libc.stdint cimport int32_t, uint64_t
-from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from router._booking cimport Booker, Booking
 from router._demand cimport Demand
 from router._index cimport Index, Matcher
+from router._keying cimport Prompt
 from router._policy cimport Ask, Policy, hit_tokens
 from router._recent cimport Recent
 from router._table cimport MAX_SLOTS, Table
-
-
-cdef class Prompt:
-    def __dealloc__(self):
-        free(self.keys)
-
-    cdef int resize(self, size_t n) except -1:
-        cdef uint64_t* keys
-        if n > self.room:
-            keys = <uint64_t*>realloc(self.keys, n * sizeof(uint64_t))
-            if keys == NULL:
-                raise MemoryError
-            self.keys = keys
-            self.room = n
-        self.n_keys = n
-        return 0
-
-    cdef void clear(self) noexcept:
-        free(self.keys)
-        self.keys = NULL
-        self.n_keys = self.room = 0
-        self.n_tokens = self.block_tokens = 0
 
 
 cdef class Router:
@@ -55,38 +33,38 @@ cdef class Router:
         self.matcher = Matcher(indexes)
         self.prompt = Prompt()
 
-    cdef int route(self, Ask* ask, Prompt prompt, Demand demand, bint is_seen,
-                   Booking* booking) except? -2:
+    cdef int pick(self, Ask* ask, Prompt prompt, Demand demand) noexcept:
         cdef int slot
-        cdef bint knows = self.reads_prompts and prompt is not None and prompt.n_keys > 0
         ask.depths = NULL
         if prompt is not None:
             ask.n_tokens = prompt.n_tokens
             ask.block_tokens = prompt.block_tokens
-        if knows:
-            self.recent.expire(ask.now_s)
-            self.matcher.match(prompt.keys, prompt.n_keys, ask.slots, ask.n_slots)
-            ask.depths = self.matcher.depths
-            # Requests that begin alike, to a kilobyte or so, shall meet.
-            ask.affinity = prompt.keys[min(prompt.n_keys, <size_t>4) - 1]
+            if self.reads_prompts and prompt.n_keys:
+                self.recent.expire(ask.now_s)
+                self.matcher.match(prompt.keys, prompt.n_keys, ask.slots, ask.n_slots)
+                ask.depths = self.matcher.depths
+                # Requests that begin alike, for a kilobyte or so, shall meet.
+                ask.affinity = prompt.keys[min(prompt.n_keys, <size_t>4) - 1]
         ask.out_tokens = min(demand.out_tokens, ask.out_tokens) if ask.out_tokens > 0 else (
             demand.out_tokens)
         ask.pressure = self.scale * demand.pressure(ask.n_slots, ask.now_s)
         ask.hit_ratio = demand.hit_ratio()
         slot = self.policy.pick(self.table, ask)
-        if slot < 0:
-            return -1
-        self.last_hit_tokens = hit_tokens(ask, slot)
-        self.booker.book(booking, slot, ask.n_tokens, self.last_hit_tokens, is_seen, ask.now_s)
-        demand.booked(booking.prefill_s, ask.n_tokens, self.last_hit_tokens, ask.now_s)
-        if knows:
-            self.recent.add(prompt.keys, prompt.n_keys, slot, ask.now_s)
+        if slot >= 0:
+            self.last_hit_tokens = hit_tokens(ask, slot)
         return slot
+
+    cdef void book(self, Booking* booking, int slot, const Ask* ask, double hit_tokens,
+                   Prompt prompt, Demand demand, bint is_seen) noexcept:
+        self.booker.book(booking, slot, ask.n_tokens, hit_tokens, is_seen, ask.now_s)
+        demand.booked(booking.prefill_s, ask.n_tokens, hit_tokens, ask.now_s)
+        if prompt is not None and self.reads_prompts and prompt.n_keys:
+            self.recent.add(prompt.keys, prompt.n_keys, slot, ask.now_s)
 
     def send(self, Demand demand not None, slots, const uint64_t[::1] keys, double n_tokens,
              double block_tokens, double now_s, *, bint is_seen=True, double doubt=0.0,
              double out_tokens=0.0):
-        """`route` for Python callers: a Dispatch, or None if no endpoint may have the request."""
+        """`pick` and `book` for Python callers: a Dispatch, or None if no endpoint may have the request."""
         cdef Dispatch dispatch = Dispatch()
         cdef int32_t[MAX_SLOTS] array
         cdef Ask ask
@@ -107,9 +85,11 @@ cdef class Router:
             memcpy(self.prompt.keys, &keys[0], keys.shape[0] * sizeof(uint64_t))
         self.prompt.n_tokens = n_tokens
         self.prompt.block_tokens = block_tokens
-        dispatch.slot = self.route(&ask, self.prompt, demand, is_seen, &dispatch.booking)
+        dispatch.slot = self.pick(&ask, self.prompt, demand)
         if dispatch.slot < 0:
             return None
+        self.book(&dispatch.booking, dispatch.slot, &ask, self.last_hit_tokens, self.prompt,
+                  demand, is_seen)
         dispatch.booker = self.booker
         dispatch.hit_tokens = self.last_hit_tokens
         return dispatch

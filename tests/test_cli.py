@@ -72,7 +72,7 @@ def test_check_config_says_ok(call):
         "engine   http://a (vllm)\n"
         "alias    fast -> x x2, y x1\n"
         "keys     none: open to everybody\n"
-        "policy   least-requests, usage observe\n",
+        "policy   marginal-cost, usage observe\n",
     )
     assert call("check-config", HEADGATE_CONFIG="h.yaml").exit_code == 0
 

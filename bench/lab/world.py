@@ -14,7 +14,7 @@ from random import Random
 from bench.lab.traces import BLOCK_TOKENS, Arrival
 from engines.sim.core import Core, Limits
 from engines.sim.job import Job
-from engines.sim.profile import Profile, profile_named
+from engines.profile import Profile, profile_named
 from router import State, Table, make_policy
 from router._assumed import AssumedCache
 from router._booking import Booker

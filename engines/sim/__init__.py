@@ -9,7 +9,7 @@ from engines.sim.config import SimConfig
 from engines.sim.core import Core, Event, KvStored, Limits, Step
 from engines.sim.fault import Fault
 from engines.sim.job import Job, Phase
-from engines.sim.profile import PROFILES, Profile, profile_named
+from engines.profile import PROFILES, Profile, profile_named
 from engines.sim.server import SimEngine
 from engines.sim.text import detokenize, tokenize
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engines.sim.core import Limits
-from engines.sim.profile import Profile, profile_named
+from engines.profile import Profile, profile_named
 
 __all__ = ["SIGTERM_KINDS", "SimConfig"]
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from engines.sim.blocks import BlockPool, chain_hash, root_hash
 from engines.sim.job import Job, Phase
-from engines.sim.profile import Profile
+from engines.profile import Profile
 
 __all__ = ["Core", "Event", "KvStored", "Limits", "Step", "Totals"]
 

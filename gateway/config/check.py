@@ -4,6 +4,7 @@ import ssl
 from collections import Counter
 from pathlib import Path
 
+from engines.profile import PROFILES
 from gateway.config.schema import Config, Engine
 from gateway.config.url import parse_engine_url
 from router.policy import POLICIES
@@ -23,11 +24,13 @@ def check(config: Config) -> list[str]:
 
 
 def check_engine(engine: Engine) -> None:
-    """ValueError, beginning with the key, if it cannot be used: its URL, its CA file."""
+    """ValueError, beginning with the key, if it cannot be used: URL, profile, CA file."""
     try:
         parse_engine_url(engine.url)
     except ValueError as error:
         raise ValueError(f"url: {error}") from None
+    if engine.profile not in PROFILES:
+        raise ValueError(f"profile: expected one of {', '.join(PROFILES)}, got {engine.profile!r}")
     if not engine.ca_file:
         return
     if not Path(engine.ca_file).is_file():

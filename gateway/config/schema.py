@@ -86,6 +86,8 @@ class Engine(Struct, frozen=True, kw_only=True):
     """PEM file with the CA for https; default: the system's."""
     server_name: str = ""
     """TLS server name, where it differs from the URL's host."""
+    profile: str = "8b-h100"
+    """How long its steps take, to begin with: model size and GPU. What is observed corrects it."""
     keep_alive_s: Seconds | None = None
     """Idle connections close after this; default: below the kind's own keep-alive (4 s)."""
 
@@ -221,7 +223,7 @@ class Config(Struct, frozen=True, kw_only=True):
     """By model name; what is not listed here passes as it is."""
     keys: list[Key] = []
     """Empty: open, everybody may ask."""
-    policy: str = "least-requests"
+    policy: str = "marginal-cost"
     """How an engine is picked; `headgate serve --help` lists them."""
     usage: Usage = "observe"
     """observe: read usage where the engine sends it, else estimate. exact: ask the engine for it

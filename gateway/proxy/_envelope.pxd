@@ -6,6 +6,8 @@ the end. Of a name that stands twice the last counts, as in Python's own json, w
 use; names are compared with their escapes undone, so that no spelling of `model` is overlooked.
 """
 
+from libc.stdint cimport int64_t
+
 cdef enum:
     MAX_DEPTH = 512
 
@@ -28,6 +30,14 @@ cdef struct Envelope:
     Value stream_options
     Value kv_transfer_params
     Value previous_response_id
+    # the prompt, in whichever dialect
+    Value tools
+    Value system
+    Value messages
+    Value prompt
+    Value input
+    Value cache_salt
+    Value max_tokens            # or max_completion_tokens, max_output_tokens
     size_t brace                # where the object begins
 
 # 0, or a JsonFault; at most `depth` (up to MAX_DEPTH) brackets open within a member. Strings are
@@ -35,4 +45,6 @@ cdef struct Envelope:
 cdef int read_envelope(const char* p, size_t n, int depth, Envelope* envelope) noexcept
 # The text of a string value, escapes undone; None: not a string, or one with a wrong escape.
 cdef bytes string_of(const char* p, Value value)
+# A number's whole part; -1: it is none.
+cdef int64_t number_of(const char* p, Value value) noexcept nogil
 cdef bint is_literal(const char* p, Value value, const char* word, size_t size) noexcept nogil

@@ -2,12 +2,12 @@
 
 import json
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memchr, memcmp, memset
 
 
 cdef enum:
-    MAX_NAME_BYTES = 20     # previous_response_id
+    MAX_NAME_BYTES = 21     # max_completion_tokens
 
 
 cdef inline size_t skip_space(const char* p, size_t n, size_t at) noexcept nogil:
@@ -129,10 +129,30 @@ cdef Value* member(const char* p, size_t start, size_t size, Envelope* envelope)
             return NULL
         name = plain
         size = plain_size
-    if size == 5 and memcmp(name, b"model", 5) == 0:
-        return &envelope.model
-    if size == 6 and memcmp(name, b"stream", 6) == 0:
-        return &envelope.stream
+    if size == 5:
+        if memcmp(name, b"model", 5) == 0:
+            return &envelope.model
+        if memcmp(name, b"input", 5) == 0:
+            return &envelope.input
+        if memcmp(name, b"tools", 5) == 0:
+            return &envelope.tools
+    if size == 6:
+        if memcmp(name, b"stream", 6) == 0:
+            return &envelope.stream
+        if memcmp(name, b"prompt", 6) == 0:
+            return &envelope.prompt
+        if memcmp(name, b"system", 6) == 0:
+            return &envelope.system
+    if size == 8 and memcmp(name, b"messages", 8) == 0:
+        return &envelope.messages
+    if (size == 10 and (memcmp(name, b"max_tokens", 10) == 0)) or (
+            size == 17 and memcmp(name, b"max_output_tokens", 17) == 0) or (
+            size == 21 and memcmp(name, b"max_completion_tokens", 21) == 0):
+        return &envelope.max_tokens
+    if size == 10 and memcmp(name, b"cache_salt", 10) == 0:
+        return &envelope.cache_salt
+    if size == 12 and memcmp(name, b"instructions", 12) == 0:
+        return &envelope.system
     if size == 14 and memcmp(name, b"stream_options", 14) == 0:
         return &envelope.stream_options
     if size == 18 and memcmp(name, b"kv_transfer_params", 18) == 0:
@@ -192,6 +212,16 @@ cdef bytes string_of(const char* p, Value value):
         return json.loads(p[value.start:value.start + value.size]).encode()
     except ValueError:
         return None
+
+
+cdef int64_t number_of(const char* p, Value value) noexcept nogil:
+    cdef int64_t number = 0
+    cdef size_t at
+    for at in range(value.start, value.start + min(value.size, <size_t>18)):
+        if not c"0" <= p[at] <= c"9":
+            return -1 if at == value.start else number
+        number = 10 * number + p[at] - c"0"
+    return number if value.size else -1
 
 
 cdef bint is_literal(const char* p, Value value, const char* word, size_t size) noexcept nogil:

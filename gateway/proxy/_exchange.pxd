@@ -11,13 +11,14 @@ from libc.stdint cimport int32_t, int64_t
 
 from gateway.http._head cimport Head
 from gateway.proxy._account cimport Account
+from gateway.proxy._attempts cimport Attempts
 from gateway.proxy._plane cimport Plane
 from gateway.proxy._pool cimport Pool
 from gateway.proxy._relay cimport Relay
 from gateway.proxy._request cimport Request
 from gateway.proxy._upstream cimport Sink, Upstream
 from gateway.proxy._wheel cimport Timed
-from router._table cimport MAX_TRIED
+from router._booking cimport Booking
 
 cpdef enum Stage:
     IDLE = 0
@@ -53,15 +54,8 @@ cdef class Exchange(Sink):
     cdef Pool pool
     cdef Upstream upstream
     cdef int32_t slot
-    cdef int n_candidates
-    cdef bint booked
-    cdef bint producing
-    cdef int32_t tried[MAX_TRIED]
-    cdef int n_tried
-    cdef int n_dispatches
-    cdef bint refreshed
-    cdef bint redispatched
-    cdef int deaths
+    cdef Booking booking
+    cdef Attempts attempts
     cdef bint doomed                # its endpoint is dead, though it may still be sending
     cdef str doom
     # the response
@@ -84,9 +78,8 @@ cdef class Exchange(Sink):
     # End a request that was never dispatched: answered by us, or given up by its client.
     cdef int over(self, int outcome, int status, int reason, int ending) except -1
     # private
-    cdef int _pick(self) except? -2
     cdef str _nobody(self)
-    cdef int _dispatch(self, int slot, bint fresh) except -1
+    cdef int _dispatch(self, int slot) except -1
     cdef int on_connection(self, Upstream upstream) except -1
     cdef int on_head(self, Upstream upstream, bytes data, const Head* head) except -1
     cdef int on_body(self, Upstream upstream, bytes data) except -1
@@ -96,7 +89,6 @@ cdef class Exchange(Sink):
     cdef bint _held_back(self, bytes out) except -1
     cdef bint _gave_up(self, bytes out) except -1
     cdef bint _is_dying(self, int status) except -1
-    cdef bint _spend(self) except -1
     cdef int _commit(self) except -1
     cdef int _remember_response(self, bytes first) except -1
     cdef int _send(self, bytes data) except -1
@@ -118,5 +110,4 @@ cdef class Exchange(Sink):
     cdef int _timed_out(self) except -1
     cdef bint _failed_at_once(self) noexcept
     cdef int _answered(self) except -1
-    cdef bint _still_there(self) except -1
     cdef int _wait(self) except -1

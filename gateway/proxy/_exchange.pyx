@@ -9,21 +9,22 @@ from gateway.proxy.usage import UsageStripper
 from gateway.reasons import REASONS, Reason
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp
 
 from gateway._shared cimport Count, EndpointWord, status_index
 from gateway.http._head cimport Head
 from gateway.http._write cimport Buffer
 from gateway.proxy._account cimport Account
 from gateway.proxy._answer cimport relayed_head
+from gateway.proxy._attempts cimport Attempts
 from gateway.proxy._plane cimport Plane, now_s
 from gateway.proxy._pool cimport Pool
 from gateway.proxy._relay cimport BodyKind, Relay
 from gateway.proxy._request cimport Request, start_of
 from gateway.proxy._upstream cimport Upstream
 from gateway.proxy._wheel cimport Timed
-from router._policy cimport Ask
-from router._table cimport DYING, MAX_TRIED
+from router._booking cimport Stage as BookingStage
+from router._table cimport DYING
 
 cdef enum:
     # Bodies up to this size go out in one write with their head: the copy is cheaper than a
@@ -63,6 +64,7 @@ cdef class Exchange(Sink):
         self.plane = plane
         self.client = client
         self.request = Request(plane)
+        self.attempts = Attempts(plane)
         self.account = Account(plane)
         self.relay = Relay()
         self.stage = Stage.IDLE
@@ -70,59 +72,39 @@ cdef class Exchange(Sink):
     # -- dispatch
 
     cdef int start(self) except -1:
-        self.n_tried = self.n_dispatches = self.deaths = 0
-        self.refreshed = self.redispatched = False
-        cdef int slot = self._pick()
+        cdef int slot
+        self.attempts.begin(self.request)
+        slot = self.attempts.pick(self.request, self.account.entered_s)
         if slot < 0:
             self.over(Count.REFUSED, self.client.answer(Reason.NO_ENDPOINT, (self._nobody(),)),
                       Reason.NO_ENDPOINT, self._ending())
             return 0
-        return self._dispatch(slot, False)
-
-    cdef int _pick(self) except? -2:
-        """The slot to ask next; -1: there is none, or the request has been at enough of them."""
-        cdef Ask ask
-        cdef int index
-        if self.n_tried == MAX_TRIED:
-            return -1
-        memset(&ask, 0, sizeof(Ask))
-        if self.request.pinned >= 0:
-            ask.slots = &self.request.pinned
-            ask.n_slots = 1
-        else:
-            ask.slots = self.request.served.slots
-            ask.n_slots = self.request.served.n_slots
-        ask.n_tried = self.n_tried
-        for index in range(self.n_tried):
-            ask.tried[index] = self.tried[index]
-        ask.now_s = self.account.entered_s
-        self.n_candidates = ask.n_slots
-        index = self.plane.policy.pick(self.plane.table, &ask)
-        return index if index >= 0 and self.plane.pools[index] is not None else -1
+        return self._dispatch(slot)
 
     cdef str _nobody(self):
         if self.request.served.n_slots == 0:
             return "no engine is known yet"
         name = self.request.served.name
         what = f"the model '{name}'" if name else "this path"
-        return f"{self.n_candidates} known for {what}, none of them ready"
+        return f"{self.attempts.ask.n_slots} known for {what}, none of them ready"
 
-    cdef int _dispatch(self, int slot, bint fresh) except -1:
+    cdef int _dispatch(self, int slot) except -1:
         cdef Upstream upstream
         cdef Pool pool = self.plane.pools[slot]
         self.slot = slot
         self.pool = pool
-        self.tried[self.n_tried] = slot
-        self.n_tried += 1
-        self.n_dispatches += 1
-        self.booked = True
-        self.producing = self.doomed = self.dying = self.blameless = False
+        self.attempts.went(slot)
+        self.doomed = self.dying = self.blameless = False
         self.account.first_s = 0
-        pool.load.in_flight += 1
+        self.plane.router.book(&self.booking, slot, &self.attempts.ask, self.attempts.hit_tokens,
+                               self.request.prompt, self.request.served.demand,
+                               self.request.is_stream)
+        self.plane.note_sent(slot, pool.generation, self.request.prompt)
         pool.words[<int>EndpointWord.E_DISPATCHED] += 1
         self.plane.counts[<int>Count.DISPATCHED] += 1
         self.stage = Stage.DIALING
-        upstream = pool.take(self, fresh)
+        upstream = pool.take(self, self.attempts.fresh)
+        self.attempts.fresh = False
         if upstream is not None:
             return self.on_connection(upstream)
         return 0
@@ -198,9 +180,11 @@ cdef class Exchange(Sink):
     cdef bytes _decision(self):
         return (
             f"x-headgate-decision: endpoint={self.pool.endpoint.name} "
-            f"policy={self.plane.policy.name} candidates={self.n_candidates} "
+            f"policy={self.plane.router.policy.name} candidates={self.attempts.ask.n_slots} "
             f"in-flight={self.plane.table.in_flight(self.slot)} "
-            f"dispatches={self.n_dispatches}\r\n"
+            f"prompt-tokens={self.attempts.ask.n_tokens:.0f} "
+            f"cached-tokens={self.attempts.hit_tokens:.0f} "
+            f"dispatches={self.attempts.n_dispatches}\r\n"
         ).encode()
 
     cdef int _feed(self, bytes data, size_t at) except -1:
@@ -214,8 +198,10 @@ cdef class Exchange(Sink):
             self.reusable = False       # bytes behind the end: not ours to guess at
         if self.relay.new_events and not self._failed_at_once() and not self._gave_up(out):
             if self.account.count_events(self.relay.new_events, self.request, self.pool):
-                self.producing = True
-                self.pool.load.producing += 1
+                self.plane.router.booker.first_token(&self.booking, self.account.entered_s)
+                self.plane.router.booker.grow(&self.booking, self.relay.new_events - 1)
+            else:
+                self.plane.router.booker.grow(&self.booking, self.relay.new_events)
         elif self.kind != <int>BodyKind.EVENTS:
             self.account.last_s = self.account.entered_s
         if self.stage == <int>Stage.STREAMING:
@@ -282,32 +268,22 @@ cdef class Exchange(Sink):
     cdef bint _turned_away(self) except -1:
         """Ask elsewhere because of what the engine answered, if that is allowed and possible."""
         cdef int slot
-        if self.dying:
-            self.deaths += 1
-        elif self.status != 429 and self.status != 502 and self.status != 503:
+        if not self.dying and self.status != 429 and self.status != 502 and self.status != 503:
             return False
-        cause = retry.Cause.DYING if self.dying else retry.Cause.STATUS
-        if retry.decide(cause, refreshed=self.refreshed, redispatched=self.redispatched,
-                        deaths=self.deaths) == retry.Verdict.GIVE_UP:
+        slot = self.attempts.again(
+            self.request, retry.Cause.DYING if self.dying else retry.Cause.STATUS, self.pool,
+            self.account.entered_s,
+        )
+        if slot < 0:
             return False
-        slot = self._pick()
-        if slot < 0 or not self._spend():
-            return False
-        self.plane.counts[<int>(Count.RETRY_DYING if self.dying else Count.RETRY_STATUS)] += 1
         if self.relay.ended and not self.dying:
             self._part()
         else:
             self._detach()
         self._release(Count.TURNED_AWAY)
         self.pending = None
-        self._dispatch(slot, False)
+        self._dispatch(slot)
         return True
-
-    cdef bint _spend(self) except -1:
-        if self.plane.budget.spend(self.plane.counts[<int>Count.ACCEPTED]):
-            return True
-        self.plane.counts[<int>Count.RETRY_REFUSED_BY_BUDGET] += 1
-        return False
 
     cdef int _commit(self) except -1:
         """The client gets its first bytes: from here on nothing is repeated."""
@@ -315,6 +291,7 @@ cdef class Exchange(Sink):
         self.stage = Stage.STREAMING
         self.pending = None
         self.request.body = self.request.fields = self.request.credentials = None
+        self.request.prompt.clear()
         if self.status < 500 and not self.relay.scanner.failed:
             # A trial is won here: its stream may go on for minutes.
             self.pool.load.begun += 1
@@ -371,13 +348,9 @@ cdef class Exchange(Sink):
     cdef int _release(self, int outcome) except -1:
         """Settle the booking; `outcome` is a Count."""
         cdef Pool pool = self.pool
-        if not self.booked:
+        if self.booking.stage == <int>BookingStage.NONE:
             return 0
-        self.booked = False
-        pool.load.in_flight -= 1
-        if self.producing:
-            pool.load.producing -= 1
-            self.producing = False
+        self.plane.router.booker.release(&self.booking, self.account.entered_s)
         self.plane.counts[outcome] += 1
         if outcome == <int>Count.ABANDONED or outcome == <int>Count.CUT:
             pool.words[<int>EndpointWord.E_ABANDONED] += 1
@@ -402,6 +375,10 @@ cdef class Exchange(Sink):
     cdef int _count_tokens(self) except -1:
         if self.status == 200:
             self.account.count_tokens(self.request, self.relay.scanner)
+            self.request.served.demand.ended(
+                max(self.relay.scanner.usage.tokens_out, self.relay.scanner.n_events or -1),
+                self.relay.scanner.usage.tokens_in, self.request.prompt_bytes,
+            )
         return 0
 
     # -- failures
@@ -420,7 +397,7 @@ cdef class Exchange(Sink):
         self.upstream = None
         # Closed by the engine before it saw the request? Then that shows at once, and once.
         cause = retry.Cause.LOST
-        if (reused and self.stage == <int>Stage.WAITING and not self.refreshed
+        if (reused and self.stage == <int>Stage.WAITING and not self.attempts.refreshed
                 and self.account.entered_s - self.account.dispatch_s < STALE_S):
             cause = retry.Cause.LOST_REUSED
         self.blameless = cause == retry.Cause.LOST_REUSED
@@ -463,7 +440,8 @@ cdef class Exchange(Sink):
         return self._give_up(Reason.INTERNAL, type(error).__name__)
 
     cdef int condemn(self, int slot, unsigned int generation, str why, bint hung) except -1:
-        if not self.booked or self.slot != slot or self.pool.generation != generation:
+        if self.booking.stage == <int>BookingStage.NONE or self.slot != slot or (
+                self.pool.generation != generation):
             return 0
         self.account.enter()
         if self.stage == <int>Stage.STREAMING and not hung:
@@ -516,36 +494,14 @@ cdef class Exchange(Sink):
 
     cdef int _failed(self, int cause, int reason, str detail) except -1:
         """A dispatch failed and is settled: ask again, or tell the client."""
-        cdef int slot, verdict
+        cdef int slot
         if self.stage == <int>Stage.STREAMING:
             return self._give_up(reason, detail)
         self.pending = None
-        if cause == retry.Cause.LOST or cause == retry.Cause.CONDEMNED:
-            self.deaths += 1
-        verdict = retry.decide(cause, refreshed=self.refreshed, redispatched=self.redispatched,
-                               deaths=self.deaths)
-        if verdict == retry.Verdict.GIVE_UP:
+        slot = self.attempts.again(self.request, cause, self.pool, self.account.entered_s)
+        if slot < 0:
             return self._give_up(reason, detail)
-        if verdict == retry.Verdict.SAME_FRESH and self._still_there():
-            self.refreshed = True
-            self.plane.counts[<int>Count.RETRY_REUSED] += 1
-            return self._dispatch(self.slot, True)
-        if verdict == retry.Verdict.SAME_FRESH:
-            verdict = retry.Verdict.ELSEWHERE_IN_BUDGET
-        slot = self._pick()
-        if slot < 0 or (verdict == retry.Verdict.ELSEWHERE_IN_BUDGET and not self._spend()):
-            return self._give_up(reason, detail)
-        if verdict == retry.Verdict.ELSEWHERE:
-            self.redispatched = True
-        self.plane.counts[<int>(
-            Count.RETRY_DIAL if cause == retry.Cause.DIAL else
-            Count.RETRY_CONDEMNED if cause == retry.Cause.CONDEMNED else Count.RETRY_LOST
-        )] += 1
-        return self._dispatch(slot, False)
-
-    cdef bint _still_there(self) except -1:
-        """The endpoint is in the fleet, under the same generation, and may be asked again."""
-        return self.n_tried < MAX_TRIED and self.plane.pools[self.slot] is self.pool
+        return self._dispatch(slot)
 
     cdef int _give_up(self, int reason, str detail) except -1:
         """Tell the client, in its dialect, by whatever still fits."""
@@ -600,7 +556,8 @@ cdef class Exchange(Sink):
     # -- the account
 
     cdef int over(self, int outcome, int status, int reason, int ending) except -1:
-        self.account.end(outcome, status, reason, self.request, self.pool, self.n_dispatches,
+        self.account.end(outcome, status, reason, self.request, self.pool,
+                         self.attempts.n_dispatches,
                          self.relay.scanner.n_events)
         self._clear()
         return self.client.on_over(ending)
@@ -614,7 +571,7 @@ cdef class Exchange(Sink):
         self.request.clear()
         self.pending = None
         self.doom = None
-        self.n_dispatches = 0
+        self.attempts.n_dispatches = 0
         self.doomed = False
         return 0
 

@@ -1,12 +1,14 @@
 """The data plane of one worker: what every connection shares. One per process, one thread."""
 
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 
 from gateway._shared cimport Shared
 from gateway.http._head cimport Head
 from gateway.http._write cimport Buffer
 from gateway.proxy._wheel cimport Wheel
-from router._policy cimport Policy
+from router._demand cimport Demand
+from router._keying cimport Prompt
+from router._router cimport Router
 from router._table cimport Table
 
 cdef double now_s() noexcept nogil      # CLOCK_MONOTONIC, in seconds
@@ -19,6 +21,8 @@ cdef class Served:
     cdef readonly int n_slots
     cdef int64_t* words             # its counters in this worker's column
     cdef bint exact_usage
+    cdef uint64_t root              # of its prompts' block hashes
+    cdef Demand demand              # kept from fleet to fleet
     cdef bint is_held_by(self, int slot) noexcept nogil
 
 cdef class Holder:
@@ -45,6 +49,7 @@ cdef class Path:
     cdef bint makes_responses       # POST /v1/responses
     cdef bint names_response        # /v1/responses/{id}...
     cdef bint takes_stream_options  # may be asked for usage in a stream
+    cdef bint has_prompt            # is generated from a prompt in JSON
 
 cdef class Plane:
     cdef readonly object loop
@@ -52,7 +57,8 @@ cdef class Plane:
     cdef Table table
     cdef readonly int column        # this worker's index
     cdef int64_t* counts            # its column
-    cdef Policy policy
+    cdef Router router
+    cdef dict demands               # model name -> Demand
     cdef readonly Wheel wheel
     cdef readonly object settings   # messages.Settings
     cdef object choices             # of the aliases, as the Fleet said them
@@ -102,6 +108,8 @@ cdef class Plane:
     cdef list starved               # sessions that stopped reading for want of memory
     cdef readonly object budget     # retry.Budget
     cdef object responses           # bounded map: response id -> (slot, generation, holder)
+    cdef uint64_t* sent             # what went where, for the control process: see note_sent
+    cdef size_t n_sent
     cdef readonly list access       # records of ended requests, drained by the worker
     cdef public object on_made      # called with (response id, slot, generation, holder)
     cdef bytes date                 # value of our own Date headers
@@ -113,6 +121,8 @@ cdef class Plane:
     cdef Holder holder(self, bytes key)         # None: unknown
     cdef bytes new_request_id(self)
     cdef bint is_full(self) noexcept nogil
+    # A prompt goes to an endpoint: the control process assumes that it is cached there.
+    cdef void note_sent(self, int slot, unsigned int generation, Prompt prompt) noexcept nogil
     # private
     cdef str served_names(self)
     cdef Path _find_path(self, bytes name)

@@ -17,7 +17,7 @@ from gateway.proxy.split import Split
 from router import make_policy
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -25,11 +25,17 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from gateway._shared cimport Area, Count, Shared, observe, short_bounds_s
 from gateway.http._write cimport Buffer
 from gateway.proxy._wheel cimport Wheel
+from router._demand cimport Demand
+from router._hash cimport root_of
+from router._keying cimport Prompt
+from router._router cimport Router
 from router._table cimport MAX_SLOTS
 
 cdef enum:
     # Paths seen and found; a client that invents paths below /v1/audio/ shall not fill memory.
     MAX_PATHS = 1024
+    # 64-bit words of prompts sent, between two ticks: 2,000 prompts of 64 KB.
+    MAX_SENT = 1 << 19
     # Responses whose endpoint is remembered.
     MAX_RESPONSES = 65536
 
@@ -70,10 +76,12 @@ cdef bint climbs(bytes path) except -1:
 
 
 cdef class Served:
-    def __init__(self, str name, slots, bint exact_usage):
+    def __init__(self, str name, slots, bint exact_usage, Demand demand):
         cdef int index, slot
         self.name = name
         self.key = name.encode()
+        self.demand = demand
+        self.root = root_of(PyBytes_AS_STRING(self.key), PyBytes_GET_SIZE(self.key))
         self.n_slots = len(slots)
         self.exact_usage = exact_usage
         self.slots = <int32_t*>malloc(max(1, self.n_slots) * sizeof(int32_t))
@@ -116,6 +124,8 @@ cdef class Path:
         self.makes_responses = route.path == "/v1/responses"
         self.names_response = route.path == "/v1/responses/"
         self.takes_stream_options = route.dialect == Dialect.OPENAI
+        self.has_prompt = self.posts and (
+            route.dialect != Dialect.PLAIN and not route.path.endswith("/count_tokens"))
 
 
 cdef class Plane:
@@ -135,6 +145,7 @@ cdef class Plane:
         self.last_tick_s = now_s()
         self.wheel = Wheel(self.last_tick_s)
         self.models = {}
+        self.demands = {}
         self.aliases = {}
         self.keys = {}
         self.pools = [None] * MAX_SLOTS
@@ -145,12 +156,19 @@ cdef class Plane:
         self.starved = []
         self.responses = OrderedDict()
         self.access = []
+        # Untouched pages take no memory.
+        self.sent = <uint64_t*>malloc(MAX_SENT * sizeof(uint64_t))
+        if self.sent == NULL:
+            raise MemoryError
         self.contexts = {}
         self.budget = Budget(0, 0, 1)       # until a Fleet says better
         self.n_ticks = 0
         self.on_made = None
         self.id_prefix = b"hg-" + os.urandom(6).hex().encode() + b"-"
         self.date = formatdate(usegmt=True).encode()
+
+    def __dealloc__(self):
+        free(self.sent)
 
     def apply(self, fleet):
         """Take over a Fleet; requests that run are not touched."""
@@ -159,16 +177,19 @@ cdef class Plane:
         cdef Served served
         cdef int index
         self.models = {}
+        names = {model.name for model in fleet.models} | {""}
+        self.demands = {name: self.demands[name] for name in self.demands if name in names}
         for model in fleet.models:
             served = Served(
                 model.name, [slot for slot in model.slots if self.pools[slot] is not None],
                 fleet.settings.usage_by_model.get(model.name, fleet.settings.usage) == "exact",
+                self.demands.setdefault(model.name, Demand()),
             )
             index = model.index
             served.words = self.counts + <int>Area.MODELS + index * <int>Area.MODEL_WIDTH
             self.models[model.name.encode()] = served
         slots = [e.slot for e in fleet.endpoints if self.pools[e.slot] is not None]
-        served = Served("", slots, False)
+        served = Served("", slots, False, self.demands.setdefault("", Demand()))
         served.words = self.counts + <int>Area.MODELS + 63 * <int>Area.MODEL_WIDTH
         self.unnamed = served
         if fleet.aliases != self.choices:
@@ -193,7 +214,10 @@ cdef class Plane:
         before = self.settings
         self.settings = settings
         if before is None or before.policy != settings.policy:
-            self.policy = make_policy(settings.policy, self.column)
+            self.router = Router(
+                self.table, self.column, make_policy(settings.policy, self.column),
+                self.shared.index, self.shared.n_workers,
+            )
         if before is None or (before.retry_share, before.retry_floor, before.retry_window_s) != (
             settings.retry_share, settings.retry_floor, settings.retry_window_s
         ):
@@ -361,6 +385,25 @@ cdef class Plane:
         self.responses[response] = (slot, generation, holder)
         if len(self.responses) > MAX_RESPONSES:
             self.responses.popitem(last=False)
+
+    cdef void note_sent(self, int slot, unsigned int generation, Prompt prompt) noexcept nogil:
+        cdef uint64_t* out = self.sent + self.n_sent
+        if prompt.n_keys == 0:
+            return
+        if self.n_sent + prompt.n_keys + 2 > MAX_SENT:
+            self.counts[<int>Count.SENT_DROPPED] += 1
+            return
+        out[0] = <uint64_t>generation << 32 | <uint64_t>slot
+        out[1] = prompt.n_keys
+        memcpy(out + 2, prompt.keys, prompt.n_keys * sizeof(uint64_t))
+        self.n_sent += prompt.n_keys + 2
+
+    def take_sent(self):
+        """Prompts sent since the last call: (generation << 32 | slot, n, n block hashes) each, as
+        bytes of 64-bit words."""
+        sent = (<char*>self.sent)[:self.n_sent * sizeof(uint64_t)]
+        self.n_sent = 0
+        return sent
 
     def take_access(self):
         """Access log lines since the last call, as JSON."""

@@ -8,6 +8,7 @@ from libc.stdint cimport int32_t, int64_t
 from gateway.http._head cimport Head
 from gateway.proxy._envelope cimport Envelope, Value
 from gateway.proxy._plane cimport Path, Plane, Served
+from router._keying cimport Prompt
 
 cdef class Request:
     cdef Plane plane
@@ -34,6 +35,10 @@ cdef class Request:
     cdef int64_t body_size
     cdef Served served              # None: no model was chosen
     cdef int32_t pinned             # the one slot that may serve it; -1: any
+    cdef Prompt prompt              # its blocks, until the response begins
+    cdef size_t prompt_bytes        # of it, in canonical form
+    cdef double max_tokens          # of the answer; 0: not said
+    cdef bint is_stream             # as it asks for
     cdef bint wants_usage           # usage mode `exact` holds for it
     cdef bint hides_usage           # usage was asked for in the client's place, and is hidden
     # of the last refusal
@@ -57,6 +62,7 @@ cdef class Request:
     cdef int _refuse_model(self, str name) except -1
     cdef int _splice(self, Value old, bytes new) except -1
     cdef int _ask_for_usage(self, const char* p, const Envelope* envelope) except -1
+    cdef int _read_prompt(self, const char* p, const Envelope* envelope) except -1
     cdef int _pin(self, str response) except -1
     cdef Served _target(self, split)
 

@@ -7,9 +7,9 @@ from gateway.proxy.multipart import model_part
 from gateway.proxy.usage import with_usage
 from gateway.reasons import Reason
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_GET_BUFFER
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp
 
 from gateway.http._head cimport FieldId, Head, Span
@@ -18,10 +18,13 @@ from gateway.proxy._envelope cimport (
     Envelope,
     Value,
     is_literal,
+    number_of,
     read_envelope,
     string_of,
 )
 from gateway.proxy._plane cimport Holder, Plane, Served
+from router._hash cimport root_of
+from router._keying cimport Prompt, TEXT_BLOCK_BYTES
 
 cdef extern from "strings.h" nogil:
     int strncasecmp(const char* a, const char* b, size_t n)
@@ -57,6 +60,7 @@ cdef class Request:
 
     def __cinit__(self, Plane plane):
         self.plane = plane
+        self.prompt = Prompt()
         self.pinned = -1
 
     cdef void clear(self) noexcept:
@@ -72,7 +76,10 @@ cdef class Request:
         self.pinned = -1
         self.is_head = self.is_preflight = self.http_1_0 = False
         self.close_after = self.keep_alive_1_0 = False
-        self.usage_is_set = self.wants_usage = self.hides_usage = False
+        self.usage_is_set = self.wants_usage = self.hides_usage = self.is_stream = False
+        self.prompt.clear()
+        self.prompt_bytes = 0
+        self.max_tokens = 0
 
     cdef int _refuse(self, int reason, tuple details) except -1:
         self.details = details
@@ -260,8 +267,41 @@ cdef class Request:
             self._splice(envelope.model, json.dumps(self.served.name).encode())
             p = start_of(self.body)
             read_envelope(p, self.body_size, self.plane.json_depth, &envelope)
+        self._read_prompt(p, &envelope)
         if self.wants_usage:
             self._ask_for_usage(p, &envelope)
+        return 0
+
+    cdef int _read_prompt(self, const char* p, const Envelope* envelope) except -1:
+        """What routing wants to know of it: the prompt's blocks, and how long the answer may be."""
+        cdef Value[5] parts
+        cdef double bytes_per_token = self.served.demand.bytes_per_token
+        cdef uint64_t root = self.served.root
+        cdef bytes salted
+        cdef int index
+        self.is_stream = is_literal(p, envelope.stream, b"true", 4)
+        self.max_tokens = max(<int64_t>0, number_of(p, envelope.max_tokens))
+        if not self.path.has_prompt or not self.plane.router.reads_prompts:
+            self.prompt.n_tokens = self.body_size / bytes_per_token
+            return 0
+        if envelope.cache_salt.size:
+            salted = self.served.key + b"\0" + (
+                p[envelope.cache_salt.start:envelope.cache_salt.start + envelope.cache_salt.size])
+            root = root_of(PyBytes_AS_STRING(salted), PyBytes_GET_SIZE(salted))
+        # In the order in which chat templates put them.
+        parts[0] = envelope.tools
+        parts[1] = envelope.system
+        parts[2] = envelope.messages
+        parts[3] = envelope.prompt
+        parts[4] = envelope.input
+        for index in range(5):
+            self.prompt_bytes += parts[index].size
+        self.prompt.begin(root, self.prompt_bytes)
+        for index in range(5):
+            self.prompt.feed_json(p + parts[index].start, parts[index].size)
+        self.prompt_bytes = self.prompt.n_bytes
+        self.prompt.n_tokens = self.prompt_bytes / bytes_per_token
+        self.prompt.block_tokens = TEXT_BLOCK_BYTES / bytes_per_token
         return 0
 
     cdef int _choose_model(self, bytes name) except -1:

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
+from router import Table
 from gateway._shared import Area, Shared
 
 MAX_SLOTS = 1024
-ROW_BYTES = 12
 
 
 class EngineDouble:
@@ -79,7 +79,7 @@ class EngineDouble:
 
 
 class Cell(ctypes.Structure):
-    """`Load` of router/_table.pxd."""
+    """The beginning of `Load` of router/_table.pxd."""
 
     _fields_ = [
         ("in_flight", ctypes.c_int32),
@@ -98,11 +98,14 @@ class Pen:
     def __init__(self, shared):
         n = shared.n_workers
         memory = mmap.mmap(shared.fd, Shared.size(n))
-        column, slots = 8 * int(Area.COLUMN), Cell * MAX_SLOTS
-        words, cells = ctypes.c_int64 * int(Area.COLUMN), column * n + ROW_BYTES * MAX_SLOTS
+        column, words = 8 * int(Area.COLUMN), ctypes.c_int64 * int(Area.COLUMN)
         self.words = [words.from_buffer(memory, column * w) for w in range(n)]
-        size = ctypes.sizeof(slots)
-        self.cells = [slots.from_buffer(memory, cells + size * w) for w in range(n)]
+        columns = Table.size(2) - Table.size(1)
+        cells, cell = column * n + Table.size(1) - columns, columns // MAX_SLOTS
+        self.cells = [
+            [Cell.from_buffer(memory, cells + columns * w + cell * s) for s in range(MAX_SLOTS)]
+            for w in range(n)
+        ]
 
 
 async def until(condition, within_s=5.0):

@@ -8,6 +8,7 @@ import pytest
 import trustme
 
 from gateway._shared import Shared
+from gateway.caches import Caches
 from gateway.config import Engine, Secret
 from gateway.config.schema import Health as HealthConfig
 from gateway.fleet import Fleet
@@ -38,7 +39,13 @@ class House:
         self.condemned = []
         self.left = []
         self.prober = Prober(
-            self.table, self.fleet, config, self._on_change, self.condemned.append, self._on_left
+            self.table,
+            self.fleet,
+            Caches(self.table, self.shared.index),
+            config,
+            self._on_change,
+            self.condemned.append,
+            self._on_left,
         )
 
     def _on_change(self):

@@ -34,6 +34,17 @@ class Profile:
     natural_end_tokens: int = 0
     """Mean answer length at which the model stops by itself; 0: always runs to max_tokens."""
 
+    @property
+    def times(self) -> tuple[float, float, float, float, float]:
+        """The five times, in the order of the formula."""
+        return (
+            self.base_s,
+            self.chunk_token_s,
+            self.chunk_token_ctx_s,
+            self.decode_seq_s,
+            self.decode_ctx_s,
+        )
+
     def step_s(
         self, chunk_tokens: int, chunk_ctx: float, decodes: int, decode_ctx_tokens: int
     ) -> float:

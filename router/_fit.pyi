@@ -1,0 +1,6 @@
+from router._table import Table
+
+class Fit:
+    slot: int
+    def __init__(self, table: Table, slot: int) -> None: ...
+    def update(self) -> bool: ...

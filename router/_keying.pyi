@@ -1,0 +1,6 @@
+from array import array
+from collections.abc import Sequence
+
+class Prompt: ...
+
+def text_keys(namespace: bytes, pieces: Sequence[bytes], is_json: bool = True) -> array[int]: ...

@@ -1,0 +1,43 @@
+from array import array
+from collections.abc import Sequence
+
+from router._booking import Booker
+from router._demand import Demand
+from router._index import Index
+from router._policy import Policy
+from router._table import Table
+
+class Router:
+    table: Table
+    booker: Booker
+    policy: Policy
+    reads_prompts: bool
+    def __init__(
+        self,
+        table: Table,
+        worker: int,
+        policy: Policy,
+        index: Index | None,
+        scale: float = 1.0,
+        booker: Booker | None = None,
+    ) -> None: ...
+    def send(
+        self,
+        demand: Demand,
+        slots: Sequence[int],
+        keys: array[int],
+        n_tokens: float,
+        block_tokens: float,
+        now_s: float,
+        *,
+        is_seen: bool = True,
+        doubt: float = 0.0,
+        out_tokens: float = 0.0,
+    ) -> Dispatch | None: ...
+
+class Dispatch:
+    slot: int
+    hit_tokens: float
+    def first_token(self, now_s: float) -> None: ...
+    def grow(self, n: int) -> None: ...
+    def release(self, now_s: float) -> None: ...
