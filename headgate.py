@@ -80,7 +80,11 @@ PATHS = {
 )
 @click.option("--admin-port", type=int, help="Its port; 0: any.  [default: 9180]")
 @click.option("--workers", type=int, metavar="N", help="Data workers, one core each.  [default: 1]")
-@click.option("--policy", help="How an engine is picked.  [default: marginal-cost]")
+@click.option(
+    "--policy",
+    help="How an engine is picked: marginal-cost, lmetric, weighted, prefix-affinity, "
+    "power-of-two, least-requests or round-robin.  [default: marginal-cost]",
+)
 @click.option("--tls-cert", metavar="FILE", help="Certificate chain (PEM): HTTPS for clients.")
 @click.option("--tls-key", metavar="FILE", help="Its private key (PEM).")
 @click.option("--access-log", metavar="FILE|-", help="A JSON line per request; -: standard output.")
@@ -94,9 +98,10 @@ PATHS = {
 def serve(sim: int, config_path: str | None, **flags: Any) -> None:
     """Run the gateway.
 
-    Every flag has an environment variable (--admin-port: HEADGATE_ADMIN_PORT; --engine:
-    HEADGATE_ENGINES, with commas) and a key in the file. Flags win over the environment, which wins
-    over the file. SIGTERM drains, a second one ends at once; SIGHUP reloads the file.
+    Every flag but --sim has an environment variable (--admin-port: HEADGATE_ADMIN_PORT; --engine:
+    HEADGATE_ENGINES, with commas), and every other key of the file has one too (limits.json_depth:
+    HEADGATE_LIMITS__JSON_DEPTH). Flags win over the environment, which wins over the file, also
+    after a reload. SIGTERM drains, a second one ends at once; SIGHUP reads the file anew.
 
     \b
     Examples:
@@ -126,7 +131,8 @@ def serve(sim: int, config_path: str | None, **flags: Any) -> None:
 def check_config(config_path: str | None, path: str | None) -> None:
     """Check a configuration file, with the environment over it as `serve` does.
 
-    Prints 'ok' and a summary, or every error; the exit code is 2 then.
+    Prints 'ok' and a summary, or what is wrong; the exit code is 2 then. Rules between keys are
+    checked once each key is right by itself.
 
     \b
     Example:
@@ -166,8 +172,13 @@ def keys_new(name: str) -> None:
     Example:
         headgate keys new --name team-a
     """
-    from gateway.keys import new_key, yaml_lines
+    from gateway.keys import is_name, new_key, yaml_lines
 
+    if not is_name(name):
+        raise click.UsageError(
+            f"--name: {name!r} cannot be used: letters, digits and . _ : [ ] - only, the first one "
+            "a letter or a digit"
+        )
     key = new_key()
     click.echo("The key, shown this once; give it to its user:", err=True)
     click.echo(key)

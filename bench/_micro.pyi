@@ -3,7 +3,8 @@
 Each runs `rounds` times over the same input, which must be one the gateway accepts: ValueError.
 """
 
-from router._table import Policy, Table
+from router._policy import Policy
+from router._table import Table
 
 def head_ns(data: bytes, rounds: int, is_request: bool = True) -> float:
     """Measure and parse a head."""

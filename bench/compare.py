@@ -227,6 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: measure, save, print the report's table."""
     from bench import report
 
+    processes.exit_on_sigterm()
     parser = argparse.ArgumentParser(
         prog="python -m bench.compare",
         description=__doc__,

@@ -33,6 +33,11 @@ N_ENGINES = 4
 N_TOGETHER = 8
 START_S = 30.0
 STOP_S = 10.0
+# What a question is about, and long enough to be worth caching: some 1,500 tokens.
+DOCUMENT = " ".join(
+    f"Gate {n} of the canal opens when the water behind it stands at {40 + n} centimetres."
+    for n in range(1, 76)
+)
 QUESTIONS = (
     "Why is the sky blue?",
     "What does a gateway do all day?",
@@ -151,6 +156,7 @@ class Show:
         await self._one("A stream: tokens as they arrive", "/v1/chat/completions", stream=True)
         await self._one("The same gateway in Anthropic's dialect", "/v1/messages", stream=True)
         await self._together()
+        await self._conversation()
         refused = await self._refused()
         self._summary()
         return refused and all(answer.status == 200 and answer.n_tokens for answer in self.answers)
@@ -185,6 +191,18 @@ class Show:
         question = QUESTIONS[index % len(QUESTIONS)]
         async for _ in self._ask(answer, chat(question, True, max_tokens=24 + 8 * index)):
             pass
+
+    async def _conversation(self) -> None:
+        self._title("A conversation: each turn goes where its beginning is cached")
+        turns: list[dict[str, str]] = []
+        for question in (f"{DOCUMENT}\n\nWhat is this about?", *QUESTIONS[:2]):
+            answer = Answer("/v1/chat/completions")
+            said = [text async for text in self._ask(answer, chat(question, True, 24, turns))]
+            turns += [
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": "".join(said)},
+            ]
+            self._where(answer)
 
     async def _refused(self) -> bool:
         self._title("A model that is not there: refused by the gateway itself")
@@ -227,8 +245,8 @@ class Show:
             table.add_row(endpoint, str(len(answers)), str(n_tokens), mean)
         self._console.print(Padding(table, (0, 0, 0, 2), expand=False))
         self._console.print(
-            "  [dim]in-flight: requests there, this one counted; dispatches: above 1 after a "
-            "retry[/]",
+            "  [dim]in-flight: requests there, this one counted; cached-tokens: of the prompt, as "
+            "expected there[/]",
             soft_wrap=True,
         )
 
@@ -266,7 +284,7 @@ def _progress(answers: list[Answer], width: int) -> Padding:
             f"[cyan]{escape(answer.endpoint)}[/]",
             str(answer.n_tokens),
             _ms(answer.ttft_s) if answer.n_tokens else "",
-            answer.why,
+            answer.why.partition(", cached")[0],
             *[Text(answer.text[-room:], style="green")] * shows_text,
         )
     return Padding(table, (0, 0, 0, 2), expand=False)

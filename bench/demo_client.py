@@ -5,7 +5,7 @@ Raw HTTP and server-sent events, so that nothing hides between the gateway and t
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,16 +42,20 @@ class Answer:
         )
         self.endpoint = words.pop("endpoint", "-")
         self.policy = words.pop("policy", "-")
+        if words.get("dispatches") == "1":
+            del words["dispatches"]  # the usual case
         self.why = ", ".join(f"{name} {value}" for name, value in words.items())
 
 
-def chat(question: str, stream: bool, max_tokens: int) -> dict[str, object]:
-    """A body that OpenAI's and Anthropic's chat paths both take."""
+def chat(
+    question: str, stream: bool, max_tokens: int, before: Sequence[dict[str, str]] = ()
+) -> dict[str, object]:
+    """A body that OpenAI's and Anthropic's chat paths both take; `before`: earlier turns."""
     return {
         "model": "sim",
         "stream": stream,
         "max_tokens": max_tokens,
-        "messages": [{"role": "user", "content": question}],
+        "messages": [*before, {"role": "user", "content": question}],
     }
 
 

@@ -52,6 +52,7 @@ def _pss_bytes(pids: Iterable[int]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: measure, save, print the figures."""
+    processes.exit_on_sigterm()
     parser = argparse.ArgumentParser(prog="python -m bench.idle", description=__doc__)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--folder", type=Path, default=results.FOLDER, help="for idle.json")

@@ -4,14 +4,20 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["cpu_s", "end_all", "rss_bytes", "tree"]
+__all__ = ["cpu_s", "end_all", "exit_on_sigterm", "rss_bytes", "tree"]
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def exit_on_sigterm() -> None:
+    """Let SIGTERM unwind the stack: what was started is then ended."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def tree(pid: int) -> list[int]:

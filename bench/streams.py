@@ -125,6 +125,7 @@ class _Watch(threading.Thread):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line: run, save, print the figures."""
+    processes.exit_on_sigterm()
     parser = argparse.ArgumentParser(
         prog="python -m bench.streams",
         description=__doc__,

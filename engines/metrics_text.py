@@ -14,6 +14,10 @@ from engines.habits import MetricNames
 __all__ = ["Scrape", "read_metrics"]
 
 
+# Of one name; a page may have been made to hold up whoever reads it.
+MAX_SAMPLES = 1000
+
+
 @dataclass(frozen=True, slots=True)
 class Scrape:
     """What an engine said of itself at one moment. None: it did not say."""
@@ -55,7 +59,9 @@ def _cache_size(text: str, names: MetricNames) -> float | None:
     for name, block_label, blocks_label in names.cache_info:
         found = []
         for line in _lines(text, name):
-            labels = [re.search(rf'[{{,]{label}="(\d+)"', line) for label in (block_label, blocks_label)]
+            labels = [
+                re.search(rf'[{{,]{label}="(\d+)"', line) for label in (block_label, blocks_label)
+            ]
             if all(labels):
                 found.append(math.prod(int(label[1]) for label in labels if label))
         if found:
@@ -65,11 +71,12 @@ def _cache_size(text: str, names: MetricNames) -> float | None:
 
 def _lines(text: str, name: str) -> Iterator[str]:
     """The lines whose sample has this very name."""
-    start = 0
-    while (start := text.find(name, start)) >= 0:
+    start, left = 0, MAX_SAMPLES
+    while left and (start := text.find(name, start)) >= 0:
         end = start + len(name)
         if (start == 0 or text[start - 1] == "\n") and text[end : end + 1] in ("{", " "):
             stop = text.find("\n", end)
+            left -= 1
             yield text[start:] if stop < 0 else text[start:stop]
         start = end
 

@@ -21,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.config import Engine, Secret, show
 from gateway.config.reader import Reader
@@ -36,10 +37,12 @@ if TYPE_CHECKING:
 __all__ = ["AdminServer", "make_app"]
 
 BODY_BYTES = 1 << 20
+# From a connection's opening to its first request.
+SILENCE_S = 10.0
 NO_TOKEN = (
-    "The admin API is off because no token is configured. Set the environment variable "
-    "HEADGATE_ADMIN_TOKEN (or `admin.token` in the configuration file), restart, and send it as "
-    "'Authorization: Bearer <token>'."
+    "The admin API is off because no token is configured. Set `admin.token` in the configuration "
+    "file and send SIGHUP, or start with the environment variable HEADGATE_ADMIN_TOKEN; then send "
+    "it as 'Authorization: Bearer <token>'."
 )
 
 
@@ -76,11 +79,10 @@ class AdminServer:
             log_config=None,
             access_log=False,
             lifespan="off",
-            http="httptools",
+            http=_Connection,
             ws="none",
             loop="none",
             server_header=False,
-            limit_concurrency=256,
             timeout_graceful_shutdown=1,
         )
         self._server = _Server(config)
@@ -98,6 +100,18 @@ class AdminServer:
         if self._task is not None:
             await self._task
         self._socket.close()
+
+
+class _Connection(HttpToolsProtocol):
+    """Closes itself if nothing is asked on it: whoever only opens connections uses up none."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(SILENCE_S, self._look)
+
+    def _look(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -169,7 +183,7 @@ class _Routes:
         reader = Reader("body", {})
         try:
             data = msgspec.json.decode(await _body(request))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise HTTPException(400, f"The body is not JSON: {error}") from None
         # From the network no env: and file:, or a token holder could read files through a header.
         key = data.pop("api_key", "") if isinstance(data, dict) else ""

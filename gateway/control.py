@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 
+import msgspec
 import uvloop
 
-from gateway import messages
+from gateway import descriptors, messages
 from gateway._shared import Area, Shared
 from gateway.access_log import AccessLog
 from gateway.caches import Caches
@@ -33,6 +34,7 @@ __all__ = ["Control", "run"]
 log = logging.getLogger("headgate")
 
 # Keys that sockets and processes were made from: they wait for the next start.
+SHOWN_REASONS = 5
 FIXED = ("listen", "admin.host", "admin.port", "workers", "access_log")
 # The lists of a thousand engines arrive in one second at start: not a fleet for each of them.
 PUBLISH_DELAY_S = 0.02
@@ -79,6 +81,8 @@ class Control:
         self._force = asyncio.Event()
         self._pre_stop_s = config.drain.pre_stop_s
         self._publish_handle: asyncio.Handle | None = None
+        self._is_untold = False
+        self._is_announced = False
 
     async def run(self, n_sims: int = 0) -> int:
         """Serve until SIGTERM or SIGINT; the exit code."""
@@ -86,6 +90,7 @@ class Control:
 
         self._loop = asyncio.get_running_loop()
         self._handle_signals()
+        descriptors.raise_limit()
         sims = Sims(n_sims) if n_sims else None
         if self.config.access_log:
             self.access_log = AccessLog(self.config.access_log)
@@ -117,6 +122,7 @@ class Control:
             self.supervisor.start(self._workers_view())
             await admin.start()
             self._announce()
+            self._is_announced = True
             gc.collect()
             gc.freeze()
             return await self._serve()
@@ -136,7 +142,12 @@ class Control:
 
     def _publish(self) -> None:
         self._publish_handle = None
-        self.supervisor.broadcast(self._workers_view())
+        try:
+            self.supervisor.broadcast(self._workers_view())
+            self._is_untold = False
+        except Exception:  # a bug, or a fleet that cannot be told: workers keep the last one
+            self._is_untold = True
+            log.exception("the workers cannot be told of the present configuration and engines")
 
     def _workers_view(self) -> messages.Fleet:
         host, port = self._admin_socket.getsockname()[:2]
@@ -151,6 +162,8 @@ class Control:
         self.endpoint_base[member.slot] = self.endpoint_words(member.slot)
         self.prober.add(member)
         self.publish()
+        if self._is_announced:
+            log.info("engine %s at %s (%s) is added", member.name, member.url.base, engine.kind)
         return member
 
     def endpoint_words(self, slot: int) -> list[int]:
@@ -175,9 +188,14 @@ class Control:
             reasons.append("draining")
         if self.supervisor.ready_count == 0:
             reasons.append("no worker is ready")
-        states = [watch.health.state for watch in list(self.prober.watches.values())]
-        if not any(state in (State.READY, State.TRIAL) for state in states):
-            reasons.append(f"none of {len(states)} engines is ready")
+        if self._is_untold:
+            reasons.append(
+                "the workers could not be told of the present configuration; see the log"
+            )
+        watches = list(self.prober.watches.values())
+        if not any(w.health.state in (State.READY, State.TRIAL) for w in watches):
+            reasons.append(f"none of {len(watches)} engines is ready")
+            reasons += [f"{w.member.name}: {_state(w)}" for w in watches[:SHOWN_REASONS]]
         return reasons
 
     def reload(self) -> None:
@@ -193,7 +211,17 @@ class Control:
             if attrgetter(name)(fresh) != attrgetter(name)(self.config):
                 log.warning("reload: `%s` has changed; that takes effect at the next start", name)
         self._reconcile(fresh.engines)
-        self.config = fresh
+        # What takes effect at the next start only stays as it runs.
+        running = self.config
+        self.config = msgspec.structs.replace(
+            fresh,
+            listen=running.listen,
+            workers=running.workers,
+            access_log=running.access_log,
+            admin=msgspec.structs.replace(
+                fresh.admin, host=running.admin.host, port=running.admin.port
+            ),
+        )
         self._pre_stop_s = fresh.drain.pre_stop_s
         configure_logs(fresh.log.level, fresh.log.format)
         self.prober.configure(fresh.health)
@@ -293,6 +321,12 @@ class Control:
             log.warning("there are no engines: give --engine URL, or --sim 2 to try without any")
         for member in self.fleet.members.values():
             log.info("engine %s at %s (%s)", member.name, member.url.base, member.engine.kind)
+
+
+def _state(watch: Watch) -> str:
+    """In a few words, for whoever wonders why it gets no requests."""
+    state = watch.health.state.name.lower()
+    return f"{state}, {watch.last_probe or watch.health.reason or 'not probed yet'}"
 
 
 async def _first(wanted: asyncio.Event, other: asyncio.Event) -> bool:

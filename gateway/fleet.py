@@ -154,7 +154,9 @@ class Fleet:
         return len(self._slots) - 1
 
     def _model_row(self, name: str) -> int:
-        return self._model_rows.setdefault(name, min(len(self._model_rows), MAX_MODELS - 1))
+        if name not in self._model_rows and len(self._model_rows) == MAX_MODELS - 1:
+            return MAX_MODELS - 1  # one row for all further ones
+        return self._model_rows.setdefault(name, len(self._model_rows))
 
 
 def _endpoint(member: Member) -> messages.Endpoint:

@@ -1,11 +1,13 @@
 """Clients' keys: made once, shown once, kept as a digest."""
 
 import hashlib
+import re
 import secrets
 import string
 
-__all__ = ["digest_of", "new_key", "yaml_lines"]
+__all__ = ["digest_of", "is_name", "new_key", "yaml_lines"]
 
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:\[\]-]{0,199}"
 ALPHABET = string.digits + string.ascii_letters
 ID_LENGTH = 12
 SECRET_LENGTH = 40
@@ -15,6 +17,11 @@ SECRET_LENGTH = 40
 def new_key() -> str:
     """`hg-<id>-<secret>`; the id names the key in places where the secret must not stand."""
     return f"hg-{_random(ID_LENGTH)}-{_random(SECRET_LENGTH)}"
+
+
+def is_name(name: str) -> bool:
+    """Whether the configuration takes it as a key's name."""
+    return re.fullmatch(NAME_PATTERN, name) is not None
 
 
 def digest_of(key: str) -> str:

@@ -1,4 +1,7 @@
-"""One look at an engine over HTTP: health, model list, metrics, address. Never raises."""
+"""One look at an engine over HTTP: health, model list, metrics, address.
+
+OSError if we ourselves are out of descriptors or memory; nothing else is raised.
+"""
 
 import asyncio
 import errno
@@ -19,8 +22,14 @@ from gateway.version import VERSION
 
 __all__ = ["Probe"]
 
-PAGE_BYTES = 16 << 20
+PAGE_BYTES = 8 << 20
 """Most that is read of an answer; vLLM's metrics are 100 KB, with many adapters some MB."""
+MAX_MODELS = 1024
+"""Of one engine: a base model and its adapters."""
+MAX_TEXT = 256
+"""Characters of a model's name, and of what else its entry says."""
+OUR_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""We are out of something: that says nothing about the engine."""
 UNREACHABLE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
@@ -80,11 +89,12 @@ class Probe:
         if status != 200:
             return None, Outcome.ILL, f"{path} answers {status}"
         try:
-            # Strict: what passes here is encoded again for the workers and for clients.
             listed = msgspec.json.decode(body)["data"]
-            entries = [entry for entry in listed if isinstance(entry, dict)]
+            entries = [_plain(entry) for entry in listed if _is_named(entry)]
         except (ValueError, KeyError, TypeError, RecursionError):
             return None, Outcome.ILL, f"{path} answers something that is no model list"
+        if len(entries) > MAX_MODELS:
+            return None, Outcome.ILL, f"{path} lists {len(entries)} models; {MAX_MODELS} are taken"
         return entries, Outcome.GOOD, f"{len(entries)} models"
 
     async def metrics(self, member: Member) -> Scrape | None:
@@ -120,6 +130,8 @@ class Probe:
             return 0, f"{path} does not answer within {self.timeout_s:g} s", Outcome.SILENT
         except aiohttp.ClientConnectorError as error:
             cause = error.os_error
+            if cause.errno in OUR_FAULTS:
+                raise cause from None
             refused = cause.errno in UNREACHABLE and not isinstance(cause, ssl.SSLError)
             outcome = Outcome.REFUSED if refused else Outcome.ILL
             return 0, f"cannot connect: {_why(cause)}", outcome
@@ -130,6 +142,26 @@ class Probe:
         if ca_file not in self._contexts:
             self._contexts[ca_file] = ssl.create_default_context(cafile=ca_file or None)
         return self._contexts[ca_file]
+
+
+def _is_named(entry: object) -> bool:
+    """A model list's entry with a name that can stand in a log line and in a metric's label."""
+    name = entry.get("id") if isinstance(entry, dict) else None
+    return isinstance(name, str) and 0 < len(name) <= MAX_TEXT and name.isprintable()
+
+
+def _plain(entry: dict[str, Any]) -> dict[str, Any]:
+    """Its short and simple fields: all are told again to workers and to clients."""
+    return {
+        name: value
+        for name, value in entry.items()
+        if len(name) <= MAX_TEXT
+        and (
+            value is None
+            or isinstance(value, (bool, int, float))
+            or (isinstance(value, str) and len(value) <= MAX_TEXT)
+        )
+    }
 
 
 def _why(error: OSError) -> str:

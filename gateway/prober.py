@@ -29,6 +29,9 @@ log = logging.getLogger("headgate.health")
 TICK_S = 0.1
 # How often engine profiles are corrected by what was observed.
 LEARN_S = 1.0
+COMPLAINT_S = 60.0
+# Names in a log line.
+SHOWN = 20
 FAST_S = 0.15
 """Between probes that confirm trouble: one refused probe may be a restart's blink."""
 IMPATIENT_S = 5.0
@@ -78,6 +81,7 @@ class Prober:
         self._fleet = fleet
         self._caches = caches
         self._learned_s = 0.0
+        self._complained_s = -1.0e9
         self._config = config
         self._on_change = on_change
         self._on_condemn = on_condemn
@@ -131,6 +135,8 @@ class Prober:
         while True:
             try:
                 await self._round(watch)
+            except OSError as error:
+                self._complain(f"probes cannot be made: {error.strerror}")
             except Exception:  # a bug must not end the watching of an endpoint for good
                 log.exception("%s: probing failed", watch.member.name)
             watch.nudge.clear()
@@ -152,12 +158,24 @@ class Prober:
             outcome, text = await self._probe.health(member)
         if outcome is Outcome.GOOD:
             outcome, text = await self._read_models(watch, text)
+        if (
+            outcome is not Outcome.GOOD
+            and watch.health.state is State.UNKNOWN
+            and text != watch.last_probe
+        ):
+            log.warning("%s: not ready: %s", member.name, text)
         watch.last_outcome, watch.last_probe = outcome, text
         # The counts first: a trial that begins must not win by what was answered before.
         self._look(watch)
         self._carry_out(watch, watch.health.on_probe(time.monotonic(), outcome, text))
         if outcome is Outcome.GOOD and self._is_due(watch.scrape_s, self._config.interval_s * 0.5):
             await self._scrape(watch)
+
+    def _complain(self, text: str) -> None:
+        """Of something that meets every probe: once a minute."""
+        if time.monotonic() - self._complained_s >= COMPLAINT_S:
+            self._complained_s = time.monotonic()
+            log.error("%s", text)
 
     async def _resolve(self, watch: Watch) -> None:
         """Keep to the first address as long as the name has it and it answers."""
@@ -200,8 +218,9 @@ class Prober:
         if entries is None:
             return (outcome, why) if decides else (Outcome.GOOD, text)
         if self._fleet.set_models(member, entries):
-            names = ", ".join(member.models or {}) or "none"
-            log.info("%s: serves %s", member.name, names)
+            names = list(member.models or {})
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            log.info("%s: serves %s%s", member.name, ", ".join(names[:SHOWN]) or "none", more)
             self._on_change()
         return Outcome.GOOD, text
 
@@ -296,7 +315,10 @@ class Prober:
     def _write_new_row(self, member: Member) -> None:
         self._table.set_row(member.slot, state=State.EMPTY)
         self._table.set_row(
-            member.slot, share=1.0, generation=member.generation, state=State.UNKNOWN,
+            member.slot,
+            share=1.0,
+            generation=member.generation,
+            state=State.UNKNOWN,
             identity=zlib.crc32(member.name.encode()),
         )
         self._caches.open(member, PROFILES[member.engine.profile])

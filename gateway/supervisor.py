@@ -82,7 +82,8 @@ class Worker:
 class Supervisor:
     """All workers. Everything here runs in one event loop.
 
-    `on_access` gets the access log lines, `on_sent` which prompts went where. `arguments` go to each worker's command line, behind
+    `on_access` gets the access log lines, `on_sent` which prompts went where.
+    `arguments` go to each worker's command line, behind
     the descriptors; `module` is what `python -m` runs.
     """
 
@@ -184,8 +185,8 @@ class Supervisor:
             await asyncio.sleep(worker.started_s + RESPAWN_S - time.monotonic())
 
     async def _live_once(self, worker: Worker) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         worker.started_s = time.monotonic()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         worker.starts += 1
         worker.still_watches = 0
         worker.has_drained = False

@@ -11,13 +11,13 @@ import contextlib
 import gc
 import logging
 import os
-import resource
 import signal
 import socket
 import ssl
 
 import uvloop
 
+from gateway import descriptors
 from gateway._shared import Shared
 from gateway.channel import Channel
 from gateway.logs import configure_logs
@@ -141,7 +141,11 @@ class Worker:
     async def _listen(self) -> None:
         assert self._channel is not None
         self._server = await self._loop.create_server(
-            lambda: Session(self.plane), sock=self._listener, ssl=self._tls, backlog=BACKLOG
+            lambda: Session(self.plane),
+            sock=self._listener,
+            ssl=self._tls,
+            ssl_handshake_timeout=self.plane.settings.head_s if self._tls else None,
+            backlog=BACKLOG,
         )
         gc.collect()
         gc.freeze()
@@ -215,7 +219,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    _raise_file_limit()
+    descriptors.raise_limit()
     keep_freed_memory(REUSED_BLOCK_BYTES)
     tls = None
     if arguments.tls_cert:
@@ -233,12 +237,6 @@ async def _serve(arguments: argparse.Namespace, tls: ssl.SSLContext | None) -> N
         tls,
     )
     await worker.run(socket.socket(fileno=arguments.fd_control))
-
-
-def _raise_file_limit() -> None:
-    """Two descriptors per stream: take all that the system allows."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

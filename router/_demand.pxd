@@ -6,7 +6,7 @@ cdef class Demand:
     cdef double prompt_tokens
     cdef double hit_tokens
     cdef double out_tokens      # smoothed
-    cdef double bytes_per_token # smoothed
+    cdef double bytes_per_token     # smoothed
     # A request was booked.
     cdef void booked(self, double prefill_s, double n_tokens, double hit_tokens,
                      double now_s) noexcept nogil

@@ -1,6 +1,6 @@
 """Engine profiles learned from what requests took: least squares, with a memory and a prior.
 
-    seconds to the first token = base + a new + q new (hit + new / 2)       if no prompt is before it
+    seconds to the first token = base + a new + q new (hit + new / 2)   if no prompt is before it
     seconds between tokens     = base + b requests + c KV tokens
 
 Workers add up the normal equations in the load cells; here they are taken out, older ones fade, and

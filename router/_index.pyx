@@ -86,10 +86,10 @@ cdef class Index:
 
     cdef uint32_t* _entry(self, uint64_t key) noexcept nogil:
         cdef size_t at = place_of(key, self.n_lines)
-        cdef size_t step
+        cdef size_t _
         cdef int index
         cdef Line* line
-        for step in range(self.n_lines):
+        for _ in range(self.n_lines):
             line = &self.lines[at]
             for index in range(LINE_ENTRIES):
                 if line.keys[index] == key:

@@ -38,14 +38,14 @@ cdef class Policy:
 
     cdef int pick(self, Table table, const Ask* ask) noexcept nogil:
         cdef double[MAX_SLOTS] costs
-        cdef int step, index, slot, n_near = 0, best = -1
+        cdef int _, index, slot, n_near = 0, best = -1
         cdef double least = 1e300
         if ask.n_slots == 0:
             return -1
         self.prepare(table, ask)
         index = self.turn % <uint32_t>ask.n_slots
         self.turn += 1
-        for step in range(ask.n_slots):
+        for _ in range(ask.n_slots):
             slot = ask.slots[index]
             if may_take(table, ask, slot):
                 costs[index] = self.cost(table, ask, slot, NULL)
@@ -76,7 +76,7 @@ cdef class Policy:
         return None if slot < 0 else slot
 
     def explain(self, Table table, slots, tried=(), **ask):
-        """What `choose` would weigh, by slot: {"may_take": bool, "cost": float, term: float ...}."""
+        """What `choose` would weigh, by slot: {"may_take": bool, "cost": float, term: float}."""
         cdef Question question = Question(table, slots, tried, ask)
         cdef double[MAX_TERMS] terms
         cdef int slot

@@ -24,8 +24,8 @@ cdef class Router:
     # Fill what is known here into `ask` (whose request fields are set), and pick: the slot, or -1.
     # `prompt` may be None.
     cdef int pick(self, Ask* ask, Prompt prompt, Demand demand) noexcept
-    # Book what was asked on `slot`, of which `hit_tokens` are cached there.
-    cdef void book(self, Booking* booking, int slot, const Ask* ask, double hit_tokens,
+    # Book what was asked on `slot`, of which `cached` tokens are there.
+    cdef void book(self, Booking* booking, int slot, const Ask* ask, double cached,
                    Prompt prompt, Demand demand, bint is_seen) noexcept
 
 cdef class Dispatch:

@@ -54,17 +54,17 @@ cdef class Router:
             self.last_hit_tokens = hit_tokens(ask, slot)
         return slot
 
-    cdef void book(self, Booking* booking, int slot, const Ask* ask, double hit_tokens,
+    cdef void book(self, Booking* booking, int slot, const Ask* ask, double cached,
                    Prompt prompt, Demand demand, bint is_seen) noexcept:
-        self.booker.book(booking, slot, ask.n_tokens, hit_tokens, is_seen, ask.now_s)
-        demand.booked(booking.prefill_s, ask.n_tokens, hit_tokens, ask.now_s)
+        self.booker.book(booking, slot, ask.n_tokens, cached, is_seen, ask.now_s)
+        demand.booked(booking.prefill_s, ask.n_tokens, cached, ask.now_s)
         if prompt is not None and self.reads_prompts and prompt.n_keys:
             self.recent.add(prompt.keys, prompt.n_keys, slot, ask.now_s)
 
     def send(self, Demand demand not None, slots, const uint64_t[::1] keys, double n_tokens,
              double block_tokens, double now_s, *, bint is_seen=True, double doubt=0.0,
              double out_tokens=0.0):
-        """`pick` and `book` for Python callers: a Dispatch, or None if no endpoint may have the request."""
+        """`pick` and `book` for Python callers: a Dispatch; None: no endpoint may have it."""
         cdef Dispatch dispatch = Dispatch()
         cdef int32_t[MAX_SLOTS] array
         cdef Ask ask

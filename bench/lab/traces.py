@@ -1,4 +1,5 @@
-"""Request traces: who asks when, with how long a prompt, which of it seen before, how long an answer.
+"""Request traces: who asks when, how long its prompt is, what of it was seen before, how long the
+answer is.
 
 A trace is a list of `Arrival`s in order of time. Blocks stand for their content: two prompts that
 begin with the same block numbers begin with the same tokens.

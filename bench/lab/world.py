@@ -1,7 +1,7 @@
 """Engines and gateways on one virtual clock.
 
-Each engine is the simulated engine's own core; each gateway is the product's router with a table, an
-index and assumed caches of its own. What the network adds is left out.
+Each engine is the simulated engine's own core; each gateway is the product's router with a table,
+an index and assumed caches of its own. What the network adds is left out.
 """
 
 import heapq
@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from bench.lab.traces import BLOCK_TOKENS, Arrival
+from engines.profile import Profile, profile_named
 from engines.sim.core import Core, Limits
 from engines.sim.job import Job
-from engines.profile import Profile, profile_named
 from router import State, Table, make_policy
 from router._assumed import AssumedCache
 from router._booking import Booker

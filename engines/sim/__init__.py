@@ -5,11 +5,11 @@ serves HTTP; `Core` is the batching core beneath it, pure, for use on a virtual 
 knows who the clients are.
 """
 
+from engines.profile import PROFILES, Profile, profile_named
 from engines.sim.config import SimConfig
 from engines.sim.core import Core, Event, KvStored, Limits, Step
 from engines.sim.fault import Fault
 from engines.sim.job import Job, Phase
-from engines.profile import PROFILES, Profile, profile_named
 from engines.sim.server import SimEngine
 from engines.sim.text import detokenize, tokenize
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engines.sim.core import Limits
 from engines.profile import Profile, profile_named
+from engines.sim.core import Limits
 
 __all__ = ["SIGTERM_KINDS", "SimConfig"]
 

@@ -21,9 +21,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from engines.profile import Profile
 from engines.sim.blocks import BlockPool, chain_hash, root_hash
 from engines.sim.job import Job, Phase
-from engines.profile import Profile
 
 __all__ = ["Core", "Event", "KvStored", "Limits", "Step", "Totals"]
 

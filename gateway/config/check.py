@@ -9,6 +9,8 @@ from gateway.config.schema import Config, Engine
 from gateway.config.url import parse_engine_url
 from router.policy import POLICIES
 
+MAX_URL = 2048
+
 __all__ = ["check", "check_engine", "engine_name"]
 
 
@@ -25,6 +27,10 @@ def check(config: Config) -> list[str]:
 
 def check_engine(engine: Engine) -> None:
     """ValueError, beginning with the key, if it cannot be used: URL, profile, CA file."""
+    if not engine.api_key.reveal().isprintable():
+        raise ValueError("api_key: holds a control character, a line end perhaps")
+    if len(engine.url) > MAX_URL:
+        raise ValueError(f"url: {len(engine.url)} characters; at most {MAX_URL} are taken")
     try:
         parse_engine_url(engine.url)
     except ValueError as error:

@@ -1,6 +1,7 @@
 """File, environment and flags into one `Config`, or into all their errors."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ ENVIRONMENT = {
 }
 
 
+# Read elsewhere.
+OURS = ("HEADGATE_CONFIG", "HEADGATE_DEBUG", "HEADGATE_EXTENSIONS", "HEADGATE_REQUIRE_ENGINES")
+
+
 def load(
     path: str | None, env: Mapping[str, str], flags: Mapping[str, Any] | None = None
 ) -> Config:
@@ -45,6 +50,7 @@ def load(
     the file at `path` (None: no file).
     """
     tree, errors = _read_file(path)
+    errors += _mistyped(env)
     for label, at, value in [*_from_environment(env), *_from_flags(flags or {})]:
         errors += _overlay(tree, label, at.split("."), value, env)
     if isinstance(tree.get("engines"), list):
@@ -70,6 +76,8 @@ def _read_file(path: str | None) -> tuple[dict[str, Any], list[str]]:
         return {}, [f"{path}: is not UTF-8 text"]
     except yaml.YAMLError as error:
         return {}, [f"{path}: is not YAML: {' '.join(str(error).split())}"]
+    except RecursionError:
+        return {}, [f"{path}: is nested too deeply"]
     if tree is None:
         return {}, []
     if not isinstance(tree, dict):
@@ -88,6 +96,17 @@ def _from_environment(env: Mapping[str, str]) -> list[tuple[str, str, Any]]:
                 found.append((name, ENVIRONMENT[name], env[name]))
         elif "__" in name:
             found.append((name, name.removeprefix(PREFIX).lower().replace("__", "."), env[name]))
+    return found
+
+
+def _mistyped(env: Mapping[str, str]) -> list[str]:
+    """Variables that look like ours and are none. Others may be Kubernetes' own."""
+    found = []
+    for name in sorted(env):
+        if name.startswith(PREFIX) and name not in ENVIRONMENT and "__" not in name:
+            near = get_close_matches(name, [*ENVIRONMENT, *OURS], n=1, cutoff=0.85)
+            if near and name not in OURS:
+                found.append(f"{name}: unknown variable; did you mean {near[0]}?")
     return found
 
 

@@ -100,7 +100,7 @@ class Reader:
         return value
 
     def _unknown(self, path: str, key: Any, known: list[str]) -> None:
-        near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
         hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
         self._say(_join(path, str(key)), f"unknown key; {hint}")
 

@@ -224,7 +224,8 @@ class Config(Struct, frozen=True, kw_only=True):
     keys: list[Key] = []
     """Empty: open, everybody may ask."""
     policy: str = "marginal-cost"
-    """How an engine is picked; `headgate serve --help` lists them."""
+    """How an engine is picked; see router/policies. marginal-cost: where the request is answered
+    soonest, at the least cost to the others."""
     usage: Usage = "observe"
     """observe: read usage where the engine sends it, else estimate. exact: ask the engine for it
     in every stream and hide what the client did not ask for."""

@@ -249,5 +249,6 @@ cdef void _read_number(const char* at, const char* end, int64_t* number) noexcep
         value = value * 10 + (at[0] - c"0")
         digits += 1
         at += 1
-    if digits:
+    # More than any model's context is no count, and sums must not overflow.
+    if digits and value < <int64_t>1 << 32:
         number[0] = value

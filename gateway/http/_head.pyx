@@ -300,6 +300,7 @@ cdef inline bint can_be_named(uint8_t id) noexcept nogil:
         and id != FieldId.CONTENT_LENGTH
         and id != FieldId.TRANSFER_ENCODING
         and id != FieldId.CONTENT_TYPE
+        and id != FieldId.CONTENT_ENCODING
         and id != FieldId.AUTHORIZATION
     )
 

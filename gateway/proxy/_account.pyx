@@ -47,6 +47,7 @@ cdef class Account:
         self.start_s = self.last_s = self.entered_s
         self.first_s = self.own_s = self.dispatch_s = 0
         self.bytes_out = 0
+        self.tokens_in = self.tokens_out = -1
 
     cdef bint count_events(self, int n, Request request, Pool pool) noexcept:
         cdef double now = self.entered_s, gap
@@ -72,6 +73,8 @@ cdef class Account:
 
     cdef void count_tokens(self, Request request, Scanner scanner) noexcept:
         cdef int64_t* words = request.served.words
+        self.tokens_in = scanner.usage.tokens_in
+        self.tokens_out = scanner.usage.tokens_out
         if scanner.usage.tokens_in >= 0:
             words[<int>ModelWord.M_TOKENS_IN] += scanner.usage.tokens_in
         else:
@@ -118,6 +121,8 @@ cdef class Account:
             "ttft_s": round(self.first_s - self.start_s, 6) if self.first_s else None,
             "total_s": round(now - self.start_s, 6),
             "events": n_events,
+            "tokens_in": self.tokens_in if self.tokens_in >= 0 else None,
+            "tokens_out": self.tokens_out if self.tokens_out >= 0 else None,
             "bytes_in": request.body_size,
             "bytes_out": self.bytes_out,
         })

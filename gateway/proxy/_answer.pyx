@@ -52,7 +52,7 @@ cdef bytes relayed_head(Plane plane, Request request, Relay relay, const char* p
             relay.shape == <int>Shape.AS_SENT
             and relay.walker.framing == <int>Framing.CHUNKED):
         out.put(b"transfer-encoding: chunked\r\n", 28)
-    elif head.content_length >= 0 and relay.shape == <int>Shape.AS_SENT:
+    elif head.content_length >= 0 and relay.shape == <int>Shape.AS_SENT and head.status != 204:
         out.put(b"content-length: ", 16)
         out.put_number(head.content_length)
         out.put(b"\r\n", 2)

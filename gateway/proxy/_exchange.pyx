@@ -182,8 +182,7 @@ cdef class Exchange(Sink):
             f"x-headgate-decision: endpoint={self.pool.endpoint.name} "
             f"policy={self.plane.router.policy.name} candidates={self.attempts.ask.n_slots} "
             f"in-flight={self.plane.table.in_flight(self.slot)} "
-            f"prompt-tokens={self.attempts.ask.n_tokens:.0f} "
-            f"cached-tokens={self.attempts.hit_tokens:.0f} "
+            f"cached-tokens={self.attempts.hit_tokens:.0f}/{self.attempts.ask.n_tokens:.0f} "
             f"dispatches={self.attempts.n_dispatches}\r\n"
         ).encode()
 
@@ -295,7 +294,9 @@ cdef class Exchange(Sink):
         if self.status < 500 and not self.relay.scanner.failed:
             # A trial is won here: its stream may go on for minutes.
             self.pool.load.begun += 1
-        self.client.on_commit()
+        if self.upstream is None or self.upstream.closed or self.upstream.is_flushed():
+            # An engine may answer before it has read: until then the body is in our memory.
+            self.client.on_commit()
         if self.request.path.makes_responses and self.plane.on_made is not None:
             self._remember_response(first)
         return self._send(first)

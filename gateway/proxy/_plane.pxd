@@ -124,5 +124,6 @@ cdef class Plane:
     # A prompt goes to an endpoint: the control process assumes that it is cached there.
     cdef void note_sent(self, int slot, unsigned int generation, Prompt prompt) noexcept nogil
     # private
-    cdef str served_names(self)
+    # For errors: some of the models and aliases there are; `allowed`: of these only.
+    cdef str served_names(self, frozenset allowed)
     cdef Path _find_path(self, bytes name)

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import heapq
 import logging
 import os
 import ssl
@@ -36,6 +37,7 @@ cdef enum:
     MAX_PATHS = 1024
     # 64-bit words of prompts sent, between two ticks: 2,000 prompts of 64 KB.
     MAX_SENT = 1 << 19
+    SHOWN_NAMES = 20
     # Responses whose endpoint is remembered.
     MAX_RESPONSES = 65536
 
@@ -309,8 +311,13 @@ cdef class Plane:
                 self.credentials[key] = holder
         return holder
 
-    cdef str served_names(self):
-        names = sorted([name.decode() for name in (*self.models, *self.aliases)])
+    cdef str served_names(self, frozenset allowed):
+        found = {*self.models, *self.aliases}
+        if allowed is not None:
+            found &= allowed
+        names = [name.decode() for name in heapq.nsmallest(SHOWN_NAMES, found)]
+        if len(found) > SHOWN_NAMES:
+            names.append(f"and {len(found) - SHOWN_NAMES} more (see /v1/models)")
         return ", ".join(names) or "nothing yet"
 
     cdef bytes new_request_id(self):

@@ -310,14 +310,15 @@ cdef class Request:
         if name is None:
             if len(plane.models) != 1:
                 if plane.models:
-                    return self._refuse(Reason.NO_MODEL, (plane.served_names(),))
+                    return self._refuse(Reason.NO_MODEL, (plane.served_names(self.allowed),))
                 return self._refuse(Reason.NO_ENDPOINT, ("no engine has told its models yet",))
             name = next(iter(plane.models))
         if self.allowed is not None and name not in self.allowed:
             return self._refuse(Reason.FORBIDDEN_MODEL, (shown(name),))
-        self.served = plane.models.get(name)
+        # Aliases first: no engine takes a name over that the configuration gave.
+        self.served = self._target(plane.aliases.get(name))
         if self.served is None:
-            self.served = self._target(plane.aliases.get(name))
+            self.served = plane.models.get(name)
         if self.served is None:
             return self._refuse_model(shown(name))
         if not self.usage_is_set:
@@ -338,7 +339,9 @@ cdef class Request:
 
     cdef int _refuse_model(self, str name) except -1:
         if self.plane.complete:
-            return self._refuse(Reason.UNKNOWN_MODEL, (name, self.plane.served_names()))
+            return self._refuse(
+                Reason.UNKNOWN_MODEL, (name, self.plane.served_names(self.allowed))
+            )
         return self._refuse(
             Reason.NO_ENDPOINT, (f"no engine that is up is known to have '{name}'",)
         )

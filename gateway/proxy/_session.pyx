@@ -384,7 +384,7 @@ cdef class Session(Client):
             self.request.details = (shown(name.encode()),)
             return self._refuse(Reason.FORBIDDEN_MODEL)
         if card is None:
-            self.request.details = (name, self.plane.served_names())
+            self.request.details = (name, self.plane.served_names(self.request.allowed))
             return self._refuse(Reason.UNKNOWN_MODEL)
         return self._respond(200, JSON, card, b"")
 

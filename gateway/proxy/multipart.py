@@ -24,11 +24,11 @@ def model_part(body: bytes, content_type: str) -> tuple[bytes, int] | None:
         raise ValueError("a multipart/form-data body with a boundary is expected here")
     mark = b"\r\n--" + boundary.encode("latin-1")
     found = None
-    # The first mark stands at the beginning, and has no line end before it.
-    at = 0 if body.startswith(mark[2:]) else body.find(mark)
-    start = at + len(mark) - (2 if at == 0 else 0)
+    if body and not body.startswith(mark[2:]):
+        raise ValueError("the form does not begin with its boundary")
+    start = len(mark) - 2
     for _ in range(MAX_PARTS):
-        if at < 0 or body.startswith(b"--", start):
+        if not body or body.startswith(b"--", start):
             return found
         at = body.find(mark, start)
         head_end = body.find(b"\r\n\r\n", start, start + MAX_PART_HEAD_BYTES)
@@ -66,8 +66,10 @@ def _parameter(header: str, value: str, name: str) -> tuple[str, str]:
     """(the value before the first ';' in lower case, a parameter or '')."""
     message = Message()
     message[header] = value.strip()
-    found = message.get_param(name, "", header)
-    if not isinstance(found, str):
+    found = [value for key, value in message.get_params([], header) if key.lower() == name]
+    if len(found) > 1:
+        raise ValueError(f"the form names '{name}' twice in one {header}")
+    if found and not isinstance(found[0], str):
         raise ValueError(f"the form has a '{name}*' in the encoding of RFC 2231")
     first = value.partition(";")[0].strip().lower()
-    return first, found
+    return first, found[0] if found else ""

@@ -20,8 +20,11 @@ DEMO = [sys.executable, "-m", "bench.demo"]
 def test_once_shows_every_kind_of_request_and_ends_well():
     done = subprocess.run([*DEMO, "--once"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count(" -> sim-") == 3
+    assert done.stdout.count(" -> sim-") == 6
     assert len(re.findall(r"^  sim-\d +\d+ +\d+ ms +candidates 4", done.stdout, re.M)) == 8
+    turns = re.findall(r"-> (sim-\d) .*cached-tokens (\d+)/(\d+)", done.stdout)[-3:]
+    assert len({endpoint for endpoint, _, _ in turns}) == 1
+    assert [int(cached) > 1000 for _, cached, _ in turns] == [False, True, True]
     assert "404, x-headgate-reason: unknown_model" in done.stdout
     assert "curl -N http://127.0.0.1:" in done.stdout
     assert "\x1b" not in done.stdout

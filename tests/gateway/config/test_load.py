@@ -13,6 +13,7 @@ from engines.kind import KINDS
 from gateway.config import Config, ConfigError, Engine, Secret, load, show
 from gateway.config.schema import Kind
 from gateway.messages import Choice, Key, Settings
+from router import POLICIES
 
 DIGEST = hashlib.sha256(b"hg-x").hexdigest()
 
@@ -165,7 +166,10 @@ WRONG = [
     ("limits: {body_bytes: 0}", "limits.body_bytes: expected a whole number, 1 or more, got 0"),
     ("decision_header: 1", "decision_header: expected true or false, got 1"),
     ("usage: exakt", "usage: expected one of observe, exact, got 'exakt'"),
-    ("policy: best", "policy: expected one of marginal-cost, lmetric, weighted, prefix-affinity, power-of-two, least-requests, round-robin, got 'best'"),
+    (
+        "policy: best",
+        f"policy: expected one of {', '.join(POLICIES)}, got 'best'",
+    ),
     ("paths: [x]", "paths[0]: expected text like ^/, got 'x'"),
     ("models: {5: {}}", "models.5: the key is not text; put it in quotes"),
     ("models: {a: {split: {b: 0}}}", "models.a.split.b: expected a number above 0, got 0"),

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from router import Table
 from gateway._shared import Area, Shared
+from router import Table
 
 MAX_SLOTS = 1024
 
