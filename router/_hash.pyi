@@ -1,0 +1,6 @@
+from array import array
+
+def namespace_root(namespace: bytes) -> int: ...
+def block_hashes(
+    namespace: bytes, data: bytes | bytearray | memoryview | array[int], block_bytes: int
+) -> array[int]: ...

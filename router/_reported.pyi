@@ -1,0 +1,16 @@
+from array import array
+
+from router._index import Index
+
+class ReportedCache:
+    slot: int
+    n_blocks: int
+    n_orphans: int
+    n_strays: int
+    def __init__(self, index: Index, slot: int) -> None: ...
+    def store(
+        self, parent: int | None, root: int, hashes: array[int], tokens: array[int]
+    ) -> None: ...
+    def remove(self, hash: int) -> None: ...
+    def forget_all(self) -> None: ...
+    def keys(self) -> set[int]: ...
