@@ -377,11 +377,12 @@ def stamp_of(bytes payload not None):
 cdef int read_key(Cursor* cursor, Span* key) except -1:
     """The key of a map; one that is no string is like one that we do not know."""
     cdef const unsigned char* start = cursor.p
-    cdef Item item
-    read_item(cursor, &item)
-    cursor.p = start
-    if item.kind == STR:
-        return read_span(cursor, key)
+    # As all that we know: up to 31 bytes.
+    if start < cursor.end and 0xa0 <= start[0] < 0xc0 and start[0] - 0xa0 < cursor.end - start:
+        key.p = start + 1
+        key.n = start[0] - 0xa0
+        cursor.p = key.p + key.n
+        return 0
     key.p = start
     key.n = 0
     return skip(cursor)

@@ -12,12 +12,6 @@ cdef extern from *:
     """
     #include <stdint.h>
     #include <string.h>
-    static inline uint64_t headgate_big_endian(const unsigned char *p, int width) {
-        uint64_t value = 0;
-        while (width--)
-            value = value << 8 | *p++;
-        return value;
-    }
     static inline float headgate_float(uint32_t bits) {
         float value;
         memcpy(&value, &bits, 4);
@@ -29,7 +23,6 @@ cdef extern from *:
         return value;
     }
     """
-    uint64_t big_endian "headgate_big_endian"(const unsigned char* p, int width) noexcept nogil
     float float_of "headgate_float"(uint32_t bits) noexcept nogil
     double double_of "headgate_double"(uint64_t bits) noexcept nogil
 
@@ -141,13 +134,6 @@ cdef int skip(Cursor* cursor) except -1:
     return 0
 
 
-cdef bint take_nil(Cursor* cursor) noexcept nogil:
-    if cursor.p < cursor.end and cursor.p[0] == 0xc0:
-        cursor.p += 1
-        return True
-    return False
-
-
 cdef int refuse(Cursor* cursor, const Item* item, str wanted) except -1:
     return fail(cursor, f"{NAMES[item.kind]} where {wanted} belongs")
 
@@ -220,34 +206,31 @@ cdef int read_hashes(Cursor* cursor, Hashes* hashes) except -1:
         hashes.p = <uint64_t*>roomier(hashes.p, n * sizeof(uint64_t))
         hashes.room = n
     for at in range(n):
-        read_hash(cursor, &hashes.p[at])
+        if cursor.end - cursor.p >= 9 and cursor.p[0] == 0xcf:
+            hashes.p[at] = big_endian(cursor.p + 1, 8)
+            cursor.p += 9
+        else:
+            read_hash(cursor, &hashes.p[at])
     hashes.n = n
     return 0
 
 
 cdef int read_tokens(Cursor* cursor, Tokens* tokens) except -1:
-    cdef size_t n, at
+    cdef size_t n, at = 0
     cdef uint64_t token
-    cdef const unsigned char* p
     read_array(cursor, &n)
     tokens.n = 0
     if n > tokens.room:
         tokens.p = <uint32_t*>roomier(tokens.p, n * sizeof(uint32_t))
         tokens.room = n
-    for at in range(n):
-        p = cursor.p
-        # The two widths that nearly all tokens have.
-        if cursor.end - p >= 3 and p[0] == 0xcd:
-            tokens.p[at] = <uint32_t>p[1] << 8 | p[2]
-            cursor.p += 3
-        elif cursor.end - p >= 5 and p[0] == 0xce:
-            tokens.p[at] = <uint32_t>big_endian(p + 1, 4)
-            cursor.p += 5
-        else:
+    while at < n:
+        at += tokens_in_row(&cursor.p, cursor.end, tokens.p + at, n - at)
+        if at < n:
             read_uint(cursor, &token)
             if token > 0xffffffff:
                 fail(cursor, f"token {token} is none of 32 bits")
             tokens.p[at] = <uint32_t>token
+            at += 1
     tokens.n = n
     return 0
 

@@ -12,8 +12,8 @@ from engines._kv_events import KvEvents
 from router._index import Index
 from router._reported import ReportedCache
 
-HELD = 200_000
-"""Blocks in the index of one engine: 3.2 M tokens at 16 per block, more than caches hold."""
+HELD = 102_400
+"""Blocks in the index of one engine: 1.6 M tokens at 16 per block, as many as caches hold."""
 BATCH_BLOCKS = 64
 
 
