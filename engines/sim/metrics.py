@@ -146,7 +146,7 @@ class Metrics:
         self._success["abort"] += count
 
     def _observe_event(self, event: Event) -> None:
-        job, index, finish_reason, gap_s = event
+        job, index, finish_reason, gap_s = event[:4]
         histograms = self._histograms
         if index > 0:
             histograms["inter_token_latency_seconds"].observe(gap_s)
