@@ -5,12 +5,15 @@ been taken. pyzmq's own asyncio sockets make a future per message, which costs m
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import zmq
 
 __all__ = ["ZmqReader"]
+
+log = logging.getLogger("headgate.kv")
 
 MAX_IN_ROW = 64
 """Messages taken before others get their turn."""
@@ -50,7 +53,10 @@ class ZmqReader:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            self._on_message(frames)
+            try:
+                self._on_message(frames)
+            except Exception:  # a bug must not leave the rest unread for good
+                log.exception("a message over ZeroMQ was not taken")
         self._drain_soon()
 
     def close(self) -> None:

@@ -437,6 +437,36 @@ async def test_closing_leaves_nothing(house):
         house.subscriber.add("x", KvSource("tcp://nowhere"), house.events)
 
 
+def test_a_message_that_nobody_can_take_does_not_stop_the_rest(caplog):
+    taken = []
+
+    def take(frames):
+        taken.append(frames)
+        if len(taken) == 1:
+            raise RuntimeError("a bug")
+
+    async def main():
+        context = zmq.Context()
+        reader = ZmqReader(context.socket(zmq.PAIR), take)
+        try:
+            other = context.socket(zmq.PAIR)
+            reader._socket.bind("inproc://pair")
+            other.connect("inproc://pair")
+            for at in range(200):
+                other.send(b"%d" % at)
+            await asyncio.sleep(0.05)
+            reader.send((b"back",))
+            assert other.recv() == b"back"
+        finally:
+            reader.close()
+            reader.close()
+            context.destroy(linger=0)
+
+    asyncio.run(main())
+    assert taken == [[b"%d" % at] for at in range(200)]
+    assert "a bug" in caplog.text
+
+
 # -- where events are published
 
 
