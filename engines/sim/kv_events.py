@@ -30,7 +30,8 @@ class KvPublisher:
         self._topic = topic
         self._block_size = block_size
         self._buffer: deque[tuple[bytes, bytes]] = deque(maxlen=BUFFER_STEPS)
-        self._seq = 0
+        self.n_batches = 0
+        """Published so far: the next one's sequence number."""
         self._pending: list[Mapping[str, Any]] = []
         self._adapters: dict[str, int] = {}
         # A context for each life: to end it is to wait until the ports are free again.
@@ -79,8 +80,8 @@ class KvPublisher:
         if not events:
             return
         self._pending = []
-        batch = (self._seq.to_bytes(8, "big"), msgpack.encode([time(), events, 0]))
-        self._seq += 1
+        batch = (self.n_batches.to_bytes(8, "big"), msgpack.encode([time(), events, 0]))
+        self.n_batches += 1
         self._buffer.append(batch)
         self._pub.send_multipart((self._topic.encode(), *batch), zmq.NOBLOCK)
 

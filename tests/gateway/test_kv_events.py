@@ -54,8 +54,9 @@ def removed(name):
 class Publisher:
     """One life of an engine: PUB and replay ROUTER. `topic_frame`: as releases from 0.29 reply."""
 
-    def __init__(self, context, ports=(0, 0), topic_frame=True, keeps=1000):
-        self.context = context
+    def __init__(self, ports=(0, 0), topic_frame=True, keeps=1000):
+        # Ended with this life: only then are the ports free for the next.
+        self.context = context = zmq.Context()
         self.topic_frame = topic_frame
         self.keeps = keeps
         self.batches = []
@@ -108,15 +109,14 @@ class Publisher:
 
     def close(self):
         self.reader.close()
-        self.pub.close(linger=0)
+        self.context.destroy(linger=0)
 
 
 class House:
     """A publisher, a subscriber, and the cache that it fills."""
 
     def __init__(self, replay=True, **options):
-        self.context = zmq.Context()
-        self.publisher = Publisher(self.context, **options)
+        self.publisher = Publisher(**options)
         index = Index(bytearray(Index.size(256, 8)), 256, 8)
         self.events = KvEvents("m", ReportedCache(index, 0))
         self.states = []
@@ -153,12 +153,11 @@ class House:
         """The engine has died, and another has come up on the same ports."""
         ports = self.publisher.ports
         self.publisher.close()
-        self.publisher = Publisher(self.context, ports, **options)
+        self.publisher = Publisher(ports, **options)
 
     def close(self):
         self.subscriber.close()
         self.publisher.close()
-        self.context.destroy(linger=0)
 
 
 def in_house(**options):
@@ -293,7 +292,7 @@ async def test_an_engine_that_dies_and_comes_back(house):
     house.publisher.close()
     await house.until(KvState.LOST)
     assert house.subscription.reason == "connection lost"
-    house.publisher = Publisher(house.context, ports)
+    house.publisher = Publisher(ports)
     house.publisher.publish(stored(2))
     await house.until(KvState.LIVE, 2)
     assert house.subscription.n_connects == 2
@@ -345,7 +344,7 @@ async def test_a_new_generation_begins_from_nothing(house):
     await house.connected()
     house.publisher.publish(stored(1))
     await house.until(KvState.LIVE, 1)
-    other = Publisher(house.context)
+    other = Publisher()
     try:
         other.publish(stored(2))
         house.subscription.restart("moved", other.source())

@@ -64,10 +64,11 @@ class Bench:
         async with asyncio.timeout(10):
             while not self.is_settled(state):  # noqa: ASYNC110  (nothing tells of batches)
                 await asyncio.sleep(0.005)
+        assert self.events.cache.n_blocks == self.engine.core.pool.cached
 
     def is_settled(self, state):
-        cached = self.engine.core.pool.cached
-        return self.subscription.state is state and self.events.cache.n_blocks == cached
+        is_here = self.subscription.sequence.next == self.engine.kv.n_batches
+        return self.subscription.state is state and is_here
 
 
 def on_bench(test):
