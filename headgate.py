@@ -249,6 +249,12 @@ def keys_digest() -> None:
 @click.option("--keep-alive-s", type=float, default=None, help="Idle connections close after this.")
 @click.option("--api-key", default=None, help="Wanted as bearer token on /v1.")
 @click.option("--seed", type=int, default=None, help="Equal seeds give equal answers.")
+@click.option(
+    "--kv-events", default=None, help="Publish KV events at tcp://*:PORT; replicas count up."
+)
+@click.option(
+    "--kv-replay", default=None, help="Replay missed ones at tcp://*:PORT; replicas count up."
+)
 @click.option("--until-eof", is_flag=True, hidden=True, help="End when standard input does.")
 def sim(host: str, ports: tuple[int, ...], replicas: int, until_eof: bool, **fields: Any) -> None:
     """Run simulated engines: vLLM seen from outside, without a GPU.
@@ -265,7 +271,10 @@ def sim(host: str, ports: tuple[int, ...], replicas: int, until_eof: bool, **fie
         _exit_at_eof()
     given = {name: value for name, value in fields.items() if value is not None}
     try:
-        configs = [SimConfig(name=f"sim-{index}", **given) for index in range(replicas)]
+        configs = [
+            SimConfig(name=f"sim-{index}", **given | _kv_endpoints(given, index))
+            for index in range(replicas)
+        ]
         run(configs, host, _ports(ports, replicas))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
@@ -279,6 +288,16 @@ def _ports(ports: tuple[int, ...], replicas: int) -> list[int]:
     if len(ports) != 1:
         raise click.UsageError(f"give one --port, or one for each of {replicas} replicas")
     return [ports[0] + index if ports[0] else 0 for index in range(replicas)]
+
+
+def _kv_endpoints(given: dict[str, Any], replica: int) -> dict[str, str]:
+    """Each replica's own ports for KV events; 0 is any port, for all of them."""
+    endpoints = {}
+    for name in ("kv_events", "kv_replay"):
+        host, _, port = str(given.get(name, "")).rpartition(":")
+        if port.isdecimal() and int(port):
+            endpoints[name] = f"{host}:{int(port) + replica}"
+    return endpoints
 
 
 def _exit_at_eof() -> None:

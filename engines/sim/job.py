@@ -37,7 +37,9 @@ class Job:
     namespace: bytes = b""
     """Prompts share cached blocks only within one namespace (LoRA, cache salt)."""
     adapter: str = ""
-    """LoRA the job runs with, for the metrics."""
+    """LoRA the job runs with, for metrics and KV events."""
+    salt: str = ""
+    """Cache salt, for KV events; `namespace` has it too."""
     owner: object = None
     """Whatever the caller wants to find again in the events."""
     index: int = 0
