@@ -57,7 +57,7 @@ class Folder:
     names: dict[str, str] = field(default_factory=dict)
     """Text by name, of `NAMED`."""
     unsaid: frozenset[str] = frozenset()
-    """Names that no file mentions; a tokenizer class of transformers may have a default for one."""
+    """Names that no file mentions: classes of transformers have defaults for some."""
     templates: dict[str, str] = field(default_factory=dict)
     """By name; `default` is the one without."""
     processor_template: str | None = None

@@ -47,9 +47,11 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 class _Generation(ext.Extension):
-    """`{% generation %}..{% endgeneration %}` marks what a model wrote; here it is only text."""
+    """`{% generation %}..{% endgeneration %}` marks what a model wrote: here it is only text."""
 
-    tags = {"generation"}
+    def __init__(self, environment: jinja2.Environment) -> None:
+        super().__init__(environment)
+        self.tags = {"generation"}
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
