@@ -13,6 +13,9 @@ from engines.tokens.why import UnknownError, Why
 
 __all__ = ["read_documents", "read_messages", "read_tools", "system_for_developer"]
 
+MAX_MESSAGES = 2000
+"""And parts of one message. Each costs a template some 5 us, with the interpreter's lock held."""
+
 # Where the text of a part stands, by the part's type.
 _TEXT_OF = {
     "text": "text",
@@ -51,6 +54,8 @@ def read_messages(messages: Any, form: ContentFormat) -> list[dict[str, Any]]:
     """The conversation as a template gets it; all of it new but for the innermost values."""
     if not isinstance(messages, list) or not messages:
         raise UnknownError(Why.BODY)
+    if len(messages) > MAX_MESSAGES:
+        raise UnknownError(Why.SIZE)
     return [_message(one, form) for one in messages]
 
 
@@ -130,6 +135,8 @@ def _content(content: Any, role: str, form: ContentFormat) -> str | list[dict[st
         content = []
     elif not isinstance(content, list):
         raise UnknownError(Why.BODY)
+    if len(content) > MAX_MESSAGES:
+        raise UnknownError(Why.SIZE)
     parts = [_part(one) for one in content]
     if role == "system":
         parts = [one for one in map(_without_billing, parts) if one is not None]

@@ -15,16 +15,22 @@ import random
 import re
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, pairwise
 from threading import Lock
 
 from tokenizers import Tokenizer
 
 __all__ = ["Encoder"]
 
+# The text of a piece, in a namespace if there is one.
+Key = str | tuple[str, str]
+
 PIECE_BYTES = 250
 """What a remembered piece takes beyond its text and its ids: objects, links, a place in the map."""
+
+MAX_PIECES = 4096
+"""A text with more marks is encoded in one go, which does not hold the interpreter's lock."""
 
 SAMPLES = 400
 
@@ -38,7 +44,7 @@ class Encoder:
     def __init__(self, tokenizer: Tokenizer, memory_bytes: int) -> None:
         self._tokenizer = tokenizer
         self._memory_bytes = memory_bytes
-        self._pieces: OrderedDict[str, array[int]] = OrderedDict()
+        self._pieces: OrderedDict[Key, array[int]] = OrderedDict()
         self._held_bytes = 0
         self._lock = Lock()
         tokens = [
@@ -66,11 +72,14 @@ class Encoder:
         """What is remembered now, at most `memory_bytes`."""
         return self._held_bytes
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> array[int]:
-        """The ids of a text, a new array. Whatever tokenizers raises."""
+    def encode(self, text: str, *, add_special_tokens: bool, namespace: str = "") -> array[int]:
+        """The ids of a text, a new array. Whatever tokenizers raises.
+
+        What is remembered in one namespace is not known in another: it shows in the time this takes.
+        """
         if add_special_tokens and self._affixes is None:
             return self._whole(text, True)
-        ids = self._by_pieces(text) if self.remembers else self._whole(text, False)
+        ids = self._by_pieces(text, namespace) if self.remembers else self._whole(text, False)
         if add_special_tokens and self._affixes is not None:
             before, behind = self._affixes
             return before + ids + behind
@@ -83,13 +92,14 @@ class Encoder:
         )
         return array("I", encoding.ids)
 
-    def _by_pieces(self, text: str) -> array[int]:
+    def _by_pieces(self, text: str, namespace: str) -> array[int]:
         starts = self._find_marks(text)
         if starts is None:
             return self._whole(text, False)
         # The NUL tells the first piece from one that begins with a mark, as no mark begins so.
-        keys = ["\0" + text[: starts[0]]]
-        keys += [text[start:end] for start, end in pairwise(starts)]
+        pieces = ["\0" + text[: starts[0]]]
+        pieces += [text[start:end] for start, end in pairwise(starts)]
+        keys: Sequence[Key] = [(namespace, one) for one in pieces] if namespace else pieces
         known = self._pieces
         found: list[array[int] | None] = []
         with self._lock:
@@ -101,7 +111,7 @@ class Encoder:
         missing = [at for at, ids in enumerate(found) if ids is None]
         if missing:
             encodings = self._tokenizer.encode_batch_fast(
-                [keys[at] if at else keys[0][1:] for at in missing], add_special_tokens=False
+                [pieces[at] if at else pieces[0][1:] for at in missing], add_special_tokens=False
             )
             fresh = [array("I", encoding.ids) for encoding in encodings]
             for at, ids in zip(missing, fresh, strict=True):
@@ -114,21 +124,27 @@ class Encoder:
         return result
 
     def _find_marks(self, text: str) -> list[int] | None:
-        """Where marks begin, and the text's end; None: there is one with an eye on the text."""
-        if len(self._scans) == 1:
-            found = list(self._scans[0].finditer(text))
-        else:
-            found = [match for scan in self._scans for match in scan.finditer(text)]
-            found.sort(key=re.Match.start)
-            if any(one.end() > two.start() for one, two in pairwise(found)):
-                # One mark inside another: which of them counts, only a common search can tell.
-                assert self._any_mark is not None
-                found = list(self._any_mark.finditer(text))
+        """Where marks begin, and the text's end; None: this text is not for pieces."""
+        if len(self._scans) == 1 and not self._odd:
+            (scan,) = self._scans
+            starts = [match.start() for match in islice(scan.finditer(text), MAX_PIECES + 1)]
+            starts.append(len(text))
+            return starts if len(starts) <= MAX_PIECES else None
+        found: list[re.Match[str]] = []
+        for scan in self._scans:
+            found += islice(scan.finditer(text), MAX_PIECES + 1)
+        if len(found) > MAX_PIECES:
+            return None
+        found.sort(key=re.Match.start)
+        if any(one.end() > two.start() for one, two in pairwise(found)):
+            # One mark inside another: which of them counts, only a common search can tell.
+            assert self._any_mark is not None
+            found = list(self._any_mark.finditer(text))
         if self._odd and any(match[0] in self._odd for match in found):
             return None
         return [*(match.start() for match in found), len(text)]
 
-    def _remember(self, pieces: Iterable[tuple[str, array[int]]]) -> None:
+    def _remember(self, pieces: Iterable[tuple[Key, array[int]]]) -> None:
         with self._lock:
             for key, ids in pieces:
                 size = _size(key, ids)
@@ -157,7 +173,7 @@ class Encoder:
         # Each piece is encoded once and then remembered: both ways are tried.
         try:
             return all(
-                self._by_pieces(text) == self._whole(text, False)
+                self._by_pieces(text, "") == self._whole(text, False)
                 for text in _samples(self._marks, SAMPLES)
             )
         except Exception:  # whatever a tokenizer does not bear, it does not bear by pieces
@@ -167,8 +183,11 @@ class Encoder:
             self._held_bytes = 0
 
 
-def _size(key: str, ids: array[int]) -> int:
-    return len(key) * (1 if key.isascii() else 4) + len(ids) * ids.itemsize + PIECE_BYTES
+def _size(key: Key, ids: array[int]) -> int:
+    size = PIECE_BYTES + len(ids) * ids.itemsize
+    for text in (key,) if isinstance(key, str) else key:
+        size += len(text) if text.isascii() else 4 * len(text)
+    return size
 
 
 def _pattern(marks: Iterable[str]) -> str:

@@ -149,7 +149,7 @@ class PromptTokens:
         if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
             prompt = prompt[0]
         if isinstance(prompt, str):
-            return self._encode(prompt, _flag(request, "add_special_tokens", True))
+            return self._encode(prompt, request, _flag(request, "add_special_tokens", True))
         if not isinstance(prompt, list) or not prompt:
             raise UnknownError(Why.BODY)
         if type(prompt[0]) is not int:
@@ -186,7 +186,7 @@ class PromptTokens:
             add_generation_prompt=prompts,
             continue_final_message=goes_on,
         )
-        return self._encode(text, _flag(request, "add_special_tokens", False))
+        return self._encode(text, request, _flag(request, "add_special_tokens", False))
 
     def _variables(self, request: dict[str, Any]) -> dict[str, Any]:
         """What a template gets beside the conversation; vLLM passes neither null nor "auto"."""
@@ -215,10 +215,14 @@ class PromptTokens:
             raise UnknownError(Why.NO_TEMPLATE)
         return template
 
-    def _encode(self, text: str, add_special_tokens: bool) -> array[int]:
+    def _encode(self, text: str, request: dict[str, Any], add_special_tokens: bool) -> array[int]:
         if len(text) > MAX_TEXT:
             raise UnknownError(Why.SIZE)
-        return self.encoder.encode(text, add_special_tokens=add_special_tokens)
+        # Who salts an engine's cache does not want to be found in ours either.
+        salt = request.get("cache_salt") or ""
+        if not isinstance(salt, str):
+            raise UnknownError(Why.BODY)
+        return self.encoder.encode(text, add_special_tokens=add_special_tokens, namespace=salt)
 
 
 def _make_tokenizer(folder: Folder) -> Tokenizer:

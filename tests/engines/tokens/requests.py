@@ -173,6 +173,7 @@ CHATS: dict[str, dict[str, Any]] = {
             }
         ]
     },
+    "salt": {"messages": [USER], "cache_salt": "s"},
     "sampling": {"messages": [USER], "temperature": 0.5, "stop": ["x"], "user": "u", "seed": 3},
 }
 
@@ -197,6 +198,12 @@ UNKNOWN: dict[str, tuple[str, Any, str]] = {
     "half a pair": ("/v1/completions", b'{"prompt": "\\ud800"}', "body"),
     "deep": ("/v1/completions", b"[" * 100_000, "body"),
     "too large": ("/v1/completions", {"prompt": "x" * (1 << 20)}, "size"),
+    "too many messages": ("/v1/chat/completions", {"messages": [USER] * 2001}, "size"),
+    "too many parts": (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": ["x"] * 2001}]},
+        "size",
+    ),
     "no prompt": ("/v1/completions", {}, "body"),
     "no ids": ("/v1/completions", {"prompt": []}, "body"),
     "ids below zero": ("/v1/completions", {"prompt": [1, -1]}, "body"),

@@ -115,6 +115,25 @@ def test_memory_is_bounded() -> None:
     assert encoder.held_bytes == before, "one piece must not drive out all others"
 
 
+@pytest.mark.parametrize("kind", ["chatml", "mistral"])
+def test_too_many_marks_for_pieces(kind: str) -> None:
+    encoder = Encoder(TOKENIZERS[kind], 100_000)
+    text = "a" + SPECIAL[kind][1] * 10_000 + SPECIAL[kind][2] + "b"
+    assert list(encoder.encode(text, add_special_tokens=False)) == plain(TOKENIZERS[kind], text)
+    assert encoder.held_bytes == 0
+
+
+def test_namespaces_are_apart() -> None:
+    encoder = Encoder(TOKENIZERS["chatml"], 100_000)
+    text = "x<|im_start|>the river<|im_end|>"
+    sizes = []
+    for namespace in ("", "a", "b", "a", ""):
+        ids = encoder.encode(text, add_special_tokens=False, namespace=namespace)
+        assert list(ids) == plain(TOKENIZERS["chatml"], text)
+        sizes.append(encoder.held_bytes)
+    assert sizes[0] < sizes[1] < sizes[2] == sizes[3] == sizes[4]
+
+
 def test_no_memory() -> None:
     encoder = Encoder(made("chatml"), 0)
     assert not encoder.remembers
