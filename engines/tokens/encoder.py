@@ -75,7 +75,7 @@ class Encoder:
     def encode(self, text: str, *, add_special_tokens: bool, namespace: str = "") -> array[int]:
         """The ids of a text, a new array. Whatever tokenizers raises.
 
-        What is remembered in one namespace is not known in another: it shows in the time this takes.
+        What is remembered in one namespace is not known in another: it shows in the time taken.
         """
         if add_special_tokens and self._affixes is None:
             return self._whole(text, True)
