@@ -77,11 +77,12 @@ class ChatTemplate:
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, ext.loopcontrols]
         )
         environment.filters["tojson"] = self._tojson
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = self._strftime_now
         tree = environment.parse(source)
         self.content_format = find_content_format(tree)
+        # Before the globals are set, as vLLM does: one that is asked for hides a global.
         self.variables = frozenset(jinja2.meta.find_undeclared_variables(tree))
+        environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = self._strftime_now
         self.knows_developer = '"developer"' in source or "'developer'" in source
         self._names_content = "content" in source
         self._template = environment.from_string(source)
