@@ -6,7 +6,7 @@ configuration lists no added tokens.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Added:
     lstrip: bool = False
     rstrip: bool = False
     single_word: bool = False
+    is_listed: bool = False
+    """With all its flags, in `added_tokens_decoder`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +126,19 @@ def _templates(path: Path, config: dict[str, Any]) -> dict[str, str]:
 
 def _added(config: dict[str, Any], names: dict[str, str]) -> tuple[Added, ...]:
     listed = config.get("added_tokens_decoder") or {}
-    found = [_token(one) for _, one in sorted(listed.items(), key=lambda item: int(item[0]))]
+    by_id = sorted(listed.items(), key=lambda item: int(item[0]))
+    found = [replace(_token(one), is_listed=True) for _, one in by_id]
     known = {one.content for one in found}
     extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
+    # Models with images name more: image_token and the like.
+    own = [
+        one
+        for name, one in config.items()
+        if name.endswith("_token") and name not in NAMED and isinstance(one, str)
+    ]
     if isinstance(extra, dict):
-        extra = list(extra.values())
-    for one in [config[name] for name in names] + extra:
+        own, extra = own + list(extra.values()), []
+    for one in [config[name] for name in names] + own + extra:
         token = _token(one)
         if token.content not in known:
             known.add(token.content)

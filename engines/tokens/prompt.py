@@ -26,7 +26,7 @@ from engines.tokens.conversation import (
     system_for_developer,
 )
 from engines.tokens.encoder import Encoder
-from engines.tokens.folder import Folder, FolderError, read_folder
+from engines.tokens.folder import Added, Folder, FolderError, read_folder
 from engines.tokens.template import ChatTemplate
 from engines.tokens.why import UnknownError, Why
 
@@ -234,9 +234,12 @@ def _make_tokenizer(folder: Folder) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = folder.splits_special
-    known = {str(token) for token in tokenizer.get_added_tokens_decoder().values()}
+    known = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
     for added in folder.added:
-        if added.content not in known:
+        token = known.get(added.content)
+        # What the configuration says of a token counts for more than what tokenizer.json says; of
+        # one that it only names, it says nothing.
+        if token is None or (added.is_listed and not _is_same(token, added)):
             tokenizer.add_tokens(
                 [
                     AddedToken(
@@ -250,6 +253,13 @@ def _make_tokenizer(folder: Folder) -> Tokenizer:
                 ]
             )
     return tokenizer
+
+
+def _is_same(token: AddedToken, added: Added) -> bool:
+    return all(
+        getattr(token, name) == getattr(added, name)
+        for name in ("special", "normalized", "lstrip", "rstrip", "single_word")
+    )
 
 
 def _make_templates(

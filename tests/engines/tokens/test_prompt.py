@@ -228,6 +228,23 @@ def test_added_tokens_of_the_configuration(tmp_path: Path) -> None:
     assert list(ids) == [make_tokenizer("chatml").get_vocab_size(), 2]
 
 
+def test_flags_of_the_configuration(tmp_path: Path) -> None:
+    """They count for more than those in tokenizer.json."""
+    takes_blanks = {"2": {"content": "<|im_end|>", "special": True, "lstrip": True}}
+    folder = write_folder(tmp_path, "chatml", {"added_tokens_decoder": takes_blanks})
+    prompts = PromptTokens.load(folder)
+    with_blank = prompts.ids(COMPLETION, b'{"prompt": "one  <|im_end|>"}')
+    assert with_blank == prompts.ids(COMPLETION, b'{"prompt": "one<|im_end|>"}')
+
+
+def test_tokens_with_names_of_their_own(tmp_path: Path) -> None:
+    config = {"image_token": "<image>", "extra_special_tokens": {"audio_token": "<audio>"}}
+    prompts = PromptTokens.load(write_folder(tmp_path, "chatml", config))
+    size = make_tokenizer("chatml").get_vocab_size()
+    ids = prompts.ids(COMPLETION, b'{"prompt": "<image><audio>"}')
+    assert ids == array("I", [size, size + 1])
+
+
 @pytest.mark.parametrize(
     ("file", "text"),
     [
