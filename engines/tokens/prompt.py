@@ -37,7 +37,7 @@ MAX_BODY_BYTES = 1 << 20
 MAX_TEXT = 2 << 20
 """Characters of a rendered prompt: a template may write a text more than once."""
 MEMORY_BYTES = 64 << 20
-"""Per model: the pieces of some thousand conversations of 32 KB."""
+"""Per model and process: the pieces of 600 to 1000 conversations of 16 KB."""
 MAX_ID = (1 << 32) - 1
 
 # Kinds of models whose chats vLLM does not render by template.

@@ -7,6 +7,7 @@ Llama 3 and one like Mistral behind vLLM's front alone.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from array import array
 from collections.abc import Iterator
@@ -148,6 +149,64 @@ def test_what_is_wrong_here_is_wrong_there(models: dict[str, Model], name: str) 
 
 # Taken by vLLM 0.32, in ways that nobody should lean on.
 LENIENT = {"flag that is none", "ids that are none"}
+
+
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "flags": {"added_tokens_decoder": {"3": {"content": "<|eot_id|>", "lstrip": True}}},
+    "a new token": {
+        "added_tokens_decoder": {
+            "512": {"content": "<new>", "rstrip": True, "normalized": False, "special": True}
+        }
+    },
+    "a new word": {
+        "added_tokens_decoder": {
+            "512": {"content": "river", "single_word": True, "normalized": True, "special": False}
+        }
+    },
+    "more special tokens": {"extra_special_tokens": ["<x>", "<y>"]},
+    "special tokens by name": {"extra_special_tokens": {"image_token": "<image>"}},
+    "special tokens by their old name": {"additional_special_tokens": ["<x>"]},
+    "usual names": {
+        "pad_token": "<pad>",
+        "unk_token": {"__type": "AddedToken", "content": "<unk>", "normalized": True},
+    },
+    "other names": {"image_token": "<image>"},
+    "no BOS, says the configuration": {"add_bos_token": False},
+    "EOS, says the configuration": {"add_eos_token": True},
+}
+TEXTS = [
+    "a river <|eot_id|> b",
+    "<new>  x <x> <y><image> rivers river. <pad><unk> e\u0301 \u00e9",
+    "<|begin_of_text|>Hello 12345",
+    "",
+    " ",
+]
+
+
+def test_tokenizers_are_those_of_transformers(vllm_python: Path, tmp_path: Path) -> None:
+    folders = []
+    for index, config in enumerate(CONFIGURATIONS.values()):
+        folder = write_folder(tmp_path / str(index), "llama", config)
+        (folder / "config.json").write_text('{"model_type": "llama"}')
+        folders.append(folder)
+    done = subprocess.run(
+        [str(vllm_python), str(Path(__file__).with_name("auto_tokenizer.py")), *map(str, folders)],
+        input=json.dumps(TEXTS),
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    theirs = dict(zip(CONFIGURATIONS, json.loads(done.stdout), strict=True))
+    ours = {}
+    for name, folder in zip(CONFIGURATIONS, folders, strict=True):
+        encoder = PromptTokens.load(folder).encoder
+        ours[name] = [
+            [list(encoder.encode(text, add_special_tokens=special)) for special in (True, False)]
+            for text in TEXTS
+        ]
+    assert ours == theirs
 
 
 def test_probes_tell_another_tokenizer(vllm_python: Path, fleet: Fleet) -> None:

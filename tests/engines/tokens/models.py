@@ -1,7 +1,4 @@
-"""Small tokenizers and templates of the usual kinds, made on the spot and written as a folder.
-
-Also run by the Python of the vLLM environment (`python models.py`), so it imports nothing of ours.
-"""
+"""Small tokenizers and templates of the usual kinds, made on the spot and written as a folder."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import (
-    AddedToken,
     Regex,
     Tokenizer,
     decoders,
@@ -216,10 +212,3 @@ def write_folder(folder: Path, kind: str, config: dict[str, Any] | None = None) 
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(said, indent=1))
     return folder
-
-
-def odd_tokenizer() -> Tokenizer:
-    """One that is not the same by pieces: a mark that takes the blanks beside it."""
-    tokenizer = make_tokenizer("chatml")
-    tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True, rstrip=True, special=True)])
-    return tokenizer
