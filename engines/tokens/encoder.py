@@ -64,7 +64,8 @@ class Encoder:
             for first in sorted({mark[0] for mark in self._marks})
         ]
         self._affixes = self._find_affixes()
-        self.remembers = memory_bytes > 0 and bool(self._marks) and self._holds()
+        has_marks = bool(self._marks) and self._marks[0][0] != "\0"  # see _by_pieces
+        self.remembers = memory_bytes > 0 and has_marks and self._holds()
         """Are pieces encoded and remembered on their own?"""
 
     @property
@@ -86,7 +87,8 @@ class Encoder:
         return ids
 
     def _whole(self, text: str, add_special_tokens: bool) -> array[int]:
-        # The fast one does not work out where each token stands in the text.
+        # Not Tokenizer.encode: that one keeps the interpreter's lock all the while (750 ms for a
+        # text of 320 KB), and works out where each token stands.
         (encoding,) = self._tokenizer.encode_batch_fast(
             [text], add_special_tokens=add_special_tokens
         )
@@ -96,7 +98,7 @@ class Encoder:
         starts = self._find_marks(text)
         if starts is None:
             return self._whole(text, False)
-        # The NUL tells the first piece from one that begins with a mark, as no mark begins so.
+        # The NUL tells the first piece from those that begin with a mark: no mark begins with it.
         pieces = ["\0" + text[: starts[0]]]
         pieces += [text[start:end] for start, end in pairwise(starts)]
         keys: Sequence[Key] = [(namespace, one) for one in pieces] if namespace else pieces
