@@ -25,8 +25,8 @@ class Fleet:
     """Not thread-safe; `stop` ends every server, also those a test has harmed."""
 
     def __init__(self, python: Path, model: Path, progress: Callable[[str], None]) -> None:
+        self.model = model
         self._python = python
-        self._model = model
         self._progress = progress
         self._servers: dict[str, list[Server]] = {PLAIN: [], GRACEFUL: [], EMBEDDING: []}
 
@@ -64,7 +64,7 @@ class Fleet:
     def _start(self, kind: str) -> tuple[str, Server]:
         served = EMBEDDING_MODEL if kind == EMBEDDING else MODEL
         name = f"{kind}-{len(self._servers[kind])}"
-        server = Server(self._python, self._model, name, _ARGS[kind], served)
+        server = Server(self._python, self.model, name, _ARGS[kind], served)
         self._servers[kind].append(server)
         self._progress(f"starting vLLM {name} on port {server.port}")
         server.start()
