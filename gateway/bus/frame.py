@@ -159,15 +159,17 @@ def decode(frame: bytes) -> Message:
 def cell_of(endpoint: int, work: Work, now_s: float) -> Cell:
     """Own work as it travels. What a race of reader and writer made negative is none."""
     in_flight, prefilling, prefill_s, anchor_s, unseen_until_s, prefill_tokens, kv_tokens = work
-    return Cell(
+    age_s = now_s - anchor_s if prefilling > 0 else 0.0
+    unseen_s = unseen_until_s - now_s
+    return Cell(  # without min and max, which took half of the time
         endpoint,
-        max(0, in_flight),
-        max(0, prefilling),
-        min(max(0.0, prefill_s), MAX_SECONDS),
-        max(0, prefill_tokens),
-        max(0, kv_tokens),
-        min(max(0.0, now_s - anchor_s), MAX_SECONDS) if prefilling > 0 else 0.0,
-        min(max(0.0, unseen_until_s - now_s), MAX_SECONDS),
+        in_flight if in_flight > 0 else 0,
+        prefilling if prefilling > 0 else 0,
+        prefill_s if 0.0 < prefill_s < MAX_SECONDS else 0.0,
+        prefill_tokens if prefill_tokens > 0 else 0,
+        kv_tokens if kv_tokens > 0 else 0,
+        age_s if 0.0 < age_s < MAX_SECONDS else 0.0,
+        unseen_s if 0.0 < unseen_s < MAX_SECONDS else 0.0,
     )
 
 

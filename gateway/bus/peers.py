@@ -110,8 +110,10 @@ class Peers:
 
     def sum(self, endpoint: int, now_s: float) -> Work:
         """What all of them have put on an endpoint."""
-        works = [peer.works[endpoint] for peer in self._peers.values() if endpoint in peer.works]
-        return total(works, now_s) if works else NOTHING
+        works = [
+            work for peer in self._peers.values() if (work := peer.works.get(endpoint)) is not None
+        ]
+        return total(works, now_s)
 
     def take_sums(self, now_s: float) -> dict[int, Work]:
         """The sums that may have changed since the last call, by endpoint."""

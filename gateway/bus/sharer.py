@@ -3,24 +3,18 @@
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from gateway.bus._columns import OwnColumns
 from gateway.bus.bus import Bus
 from gateway.bus.peers import EXPIRY_S
-from gateway.bus.work import NOTHING, Work, total
+from gateway.bus.work import NOTHING, Work
 
 __all__ = ["Columns", "Sharer"]
 
+MAX_INT32 = 2**31 - 1
+
 
 class Columns(Protocol):
-    """The part of `router.Table` that is used here: own columns, and one more for the peers."""
-
-    @property
-    def n_workers(self) -> int:
-        """Columns, the peers' included; theirs is the last."""
-        ...
-
-    def work(self, worker: int, slot: int) -> Work:
-        """What stands in a cell."""
-        ...
+    """What is used here of a `router.Table` (it must be one)."""
 
     def set_work(self, worker: int, slot: int, work: Work) -> None:
         """Write a cell."""
@@ -29,6 +23,8 @@ class Columns(Protocol):
 
 class Sharer:
     """Runs in the control process's event loop; no call blocks. Sole writer of the last column.
+
+    The table has a column per worker and one more, the last, for the peers.
 
     `places` gives endpoint hash -> slot of all endpoints: the same object as long as nothing
     changed, another one when something did. `on_insert` gets (slot, blocks) of prompts that peers
@@ -51,9 +47,7 @@ class Sharer:
         self._seen = 1
         self._places: Mapping[int, int] = {}
         self._endpoints: dict[int, int] = {}
-        self._own: dict[int, tuple[Work, ...]] = {}
-        """Endpoint -> its own cells, as last shared."""
-        self._n_own = table.n_workers - 1
+        self._own = OwnColumns(table)
 
     def tick(self, now_s: float) -> None:
         """One exchange; call it every 20 ms with `time.monotonic()`."""
@@ -64,16 +58,17 @@ class Sharer:
         places = self._get_places()
         if places is not self._places:
             self._move(places, changes, now_s)
-        self._gather(changes, now_s)
+        for slot, work in self._own.changed(now_s):
+            endpoint = self._endpoints.get(slot)
+            if endpoint is not None:
+                changes[endpoint] = work
         bus.share(changes, now_s)
         for endpoint, work in bus.peers.take_sums(now_s).items():
-            slot = places.get(endpoint)
-            if slot is not None:
-                self._write(slot, work)
+            if endpoint in places:
+                self._write(places[endpoint], work)
         for insert in bus.peers.take_inserts():
-            slot = places.get(insert.endpoint)
-            if slot is not None:
-                self._on_insert(slot, insert.blocks)
+            if insert.endpoint in places:
+                self._on_insert(places[insert.endpoint], insert.blocks)
         self._count(now_s)
 
     def insert(self, slot: int, blocks: bytes) -> None:
@@ -117,31 +112,20 @@ class Sharer:
         if found > self._seen or self._is_settled(now_s):
             self._seen = found
 
-    def _gather(self, changes: dict[int, Work], now_s: float) -> None:
-        """Own cells that are not as they were."""
-        read, own, columns = self._table.work, self._own, range(self._n_own)
-        for endpoint, slot in self._places.items():
-            works = tuple([read(worker, slot) for worker in columns])
-            if works != own[endpoint]:
-                own[endpoint] = works
-                changes[endpoint] = total(works, now_s)
-
     def _move(self, places: Mapping[int, int], changes: dict[int, Work], now_s: float) -> None:
         """Endpoints came, went or changed slots."""
-        nothing = (NOTHING,) * self._n_own
         for endpoint, slot in self._places.items():
             if places.get(endpoint) != slot:
                 self._write(slot, NOTHING)
-        for endpoint in self._own.keys() - places.keys():
-            if self._own.pop(endpoint) != nothing:
                 changes[endpoint] = NOTHING
         for endpoint, slot in places.items():
             if self._places.get(endpoint) != slot:
-                self._own.setdefault(endpoint, nothing)
+                self._own.forget(slot)
                 self._write(slot, self._bus.peers.sum(endpoint, now_s))
         self._places = places
         self._endpoints = {slot: endpoint for endpoint, slot in places.items()}
 
     def _write(self, slot: int, work: Work) -> None:
-        in_flight, prefilling = min(work[0], 2**31 - 1), min(work[1], 2**31 - 1)
-        self._table.set_work(self._n_own, slot, (in_flight, prefilling, *work[2:]))
+        if work[0] > MAX_INT32 or work[1] > MAX_INT32:  # the cell's are 32 bits
+            work = (min(work[0], MAX_INT32), min(work[1], MAX_INT32), *work[2:])
+        self._table.set_work(self._own.n_own, slot, work)

@@ -19,8 +19,8 @@ def total(works: Sequence[Work], now_s: float) -> Work:
     Counts, seconds and tokens add up. As the table reads its columns (`stand`): the newest anchor
     counts, and of the unseen prompts what is left of each.
     """
-    if len(works) == 1:
-        return works[0]
+    if len(works) < 2:
+        return works[0] if works else NOTHING
     in_flight = prefilling = prefill_tokens = kv_tokens = 0
     prefill_s = anchor_s = unseen_s = 0.0
     for work in works:
