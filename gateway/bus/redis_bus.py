@@ -102,6 +102,9 @@ class RedisBus:
                 await self._serve()
             except (RedisError, OSError, TimeoutError) as error:
                 why = str(error) or type(error).__name__
+            except Exception as error:  # a bug: the gateway goes on without a bus, and so does this
+                log.exception("bus: %s", where)
+                why = repr(error)
             was_connected = self.state.connects > connects
             if was_connected:
                 wait_s = BACKOFF_S
