@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from engines.profile import PROFILES
+from gateway.config.bus_url import check_bus_url
 from gateway.config.schema import Config, Engine
 from gateway.config.url import parse_engine_url
 from router.policy import POLICIES
@@ -22,6 +23,7 @@ def check(config: Config) -> list[str]:
         *_models(config),
         *_keys(config),
         *_policy(config),
+        *_bus(config),
     ]
 
 
@@ -116,6 +118,16 @@ def _policy(config: Config) -> list[str]:
     if config.policy in POLICIES:
         return []
     return [f"policy: expected one of {', '.join(POLICIES)}, got {config.policy!r}"]
+
+
+def _bus(config: Config) -> list[str]:
+    if not config.bus.url:
+        return []
+    try:
+        check_bus_url(config.bus.url.reveal())
+    except ValueError as error:
+        return [f"bus.url: {error}"]
+    return []
 
 
 def _twice(values: list[str]) -> list[str]:

@@ -14,6 +14,7 @@ from gateway.config.secret import Secret
 
 __all__ = [
     "Admin",
+    "Bus",
     "Config",
     "Drain",
     "Engine",
@@ -202,6 +203,20 @@ class Drain(Struct, frozen=True, kw_only=True):
     """For running streams; set the pod's terminationGracePeriodSeconds above the sum."""
 
 
+class Bus(Struct, frozen=True, kw_only=True):
+    """Several gateways in front of the same engines tell each other their load."""
+
+    url: Secret = Secret()
+    """redis[s]://[[user]:password@]host[:port][/db], inline, as env:NAME or file:PATH. Empty: this
+    gateway is the only one. Gateways that share a db of a server share their load."""
+    name: Name | None = None
+    """Of this gateway, unlike any other's and the same after a restart; default: the host name
+    (in Kubernetes the pod's) and the port."""
+    gateways: Annotated[int, Meta(ge=0, le=256)] = 0
+    """How many there are. While the bus is away, own load times this stands for that of all; 0: as
+    many as were heard of last."""
+
+
 class Log(Struct, frozen=True, kw_only=True):
     """What the gateway says of itself, on standard error."""
 
@@ -247,6 +262,7 @@ class Config(Struct, frozen=True, kw_only=True):
     health: Health = Health()
     retry: Retry = Retry()
     drain: Drain = Drain()
+    bus: Bus = Bus()
     access_log: str = ""
     """File to append one JSON object per request to, '-' for standard output; empty: none.
     Reopened on SIGHUP."""

@@ -108,6 +108,40 @@ def test_secrets_come_from_files_and_are_never_shown(in_folder, tmp_path):
     assert "abc" not in repr(config)
 
 
+def test_the_bus_and_its_password(in_folder):
+    url = "rediss://me:x9%40y8@redis.svc:6380/2"
+    config = in_folder("bus: {url: env:BUS, name: pod-a, gateways: 3}", {"BUS": url})
+    assert config.bus.url.reveal() == url
+    assert (config.bus.name, config.bus.gateways) == ("pod-a", 3)
+    assert show(config)["bus"] == {"url": "***", "name": "pod-a", "gateways": 3}
+    assert "y8" not in repr(config)
+    assert load(None, {"HEADGATE_BUS__URL": url}).bus.url.reveal() == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://:s3cret@a",
+        "redis.svc:6379",
+        "redis://:s3cret@/0",
+        "redis://:s3cret@a:70000",
+        "redis://:s3cret@a:0",
+        "redis://:s3/cret@a",
+        "redis://:s3#cret@a",
+        "redis://:s3cret@a/one",
+        "redis://:s3cret@a/0?socket_timeout=9",
+        "redis://:s3 cret@a",
+        "redis://:s3cret@[a",
+    ],
+)
+def test_a_bus_url_that_is_none_is_not_quoted(in_folder, url):
+    with pytest.raises(ConfigError) as caught:
+        in_folder("", {"HEADGATE_BUS__URL": url})
+    (line,) = caught.value.errors
+    assert line.startswith("h.yaml: bus.url: expected redis[s]://")
+    assert "cret" not in line
+
+
 WRONG = [
     ("listen: {prot: 1}", "listen.prot: unknown key; did you mean 'port'?"),
     (
@@ -198,6 +232,12 @@ WRONG = [
         "listen: {tls_cert: h.yaml}",
         "listen.tls_key: missing; HTTPS needs both tls_cert and tls_key",
     ),
+    ("bus: {gateways: -1}", "bus.gateways: expected a whole number from 0 to 256, got -1"),
+    (
+        "bus: {name: 'a b'}",
+        "bus.name: expected text like ^[A-Za-z0-9][A-Za-z0-9._:\\[\\]-]*$, got 'a b'",
+    ),
+    ("bus: {url: env:NOPE}", "bus.url: the environment variable NOPE is not set"),
     ("admin: {port: 8080}", "admin.port: 8080 is listen.port already; choose another"),
 ]
 
