@@ -74,7 +74,7 @@ cdef void observe(int64_t* words, const double* bounds_s, double value_s) noexce
 
 cdef size_t _index_at(int n_workers) except 0:
     """Where the prefix index begins: on a cache line of its own."""
-    return (8 * COLUMN * n_workers + Table.size(n_workers) + 63) // 64 * 64
+    return (8 * COLUMN * n_workers + Table.size(n_workers + 1) + 63) // 64 * 64
 
 
 cdef class Shared:
@@ -90,7 +90,10 @@ cdef class Shared:
         self.memory = mmap.mmap(fd, Shared.size(n_workers, index_blocks))
         view = self.memory
         self.words = <int64_t*>&view[0]
-        self.table = Table(memoryview(self.memory)[8 * COLUMN * n_workers:], n_workers)
+        # One more column: what other gateways have put on the endpoints.
+        self.table = Table(
+            memoryview(self.memory)[8 * COLUMN * n_workers:], n_workers + 1, n_workers
+        )
         self.index = Index(
             memoryview(self.memory)[_index_at(n_workers):], index_blocks, INDEX_SETS
         )

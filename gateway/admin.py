@@ -61,6 +61,7 @@ def make_app(control: "Control") -> ASGIApp:
             Route("/admin/endpoints/{name}/drain", routes.drain, methods=["POST"]),
             Route("/admin/endpoints/{name}/undrain", routes.undrain, methods=["POST"]),
             Route("/admin/models", routes.models),
+            Route("/admin/bus", routes.bus),
             Route("/admin/config", routes.config),
             Route("/admin/sessions", routes.sessions),
             Route("/admin/state", routes.state),
@@ -222,6 +223,10 @@ class _Routes:
 
     async def models(self, _: Request) -> Response:
         return JSONResponse(describe_models(self._control.fleet, self._control.config))
+
+    async def bus(self, _: Request) -> Response:
+        bus = self._control.bus
+        return JSONResponse(bus.state.describe(bus.peers, time.monotonic()))
 
     async def config(self, _: Request) -> Response:
         return JSONResponse(show(self._control.config))

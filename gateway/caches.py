@@ -5,6 +5,7 @@ they sent, and the profiles in the endpoint table from what the workers observed
 """
 
 import logging
+from array import array
 
 from engines.profile import Profile
 from gateway.fleet import Member
@@ -62,6 +63,13 @@ class Caches:
             self._assumed.sent(message.prompts)
         except ValueError as error:
             log.error("a worker's report: %s", error)
+
+    def on_peers_sent(self, slot: int, blocks: bytes) -> None:
+        """Another gateway sent a prompt of these blocks to an endpoint."""
+        if slot in self._fits:
+            keys = array("Q")
+            keys.frombytes(blocks[: len(blocks) // 8 * 8])
+            self._assumed.cache(slot).sent(keys)
 
     def tick(self) -> None:
         """Once a second: take in what was observed."""

@@ -19,6 +19,7 @@ import uvloop
 from gateway import descriptors, messages
 from gateway._shared import Area, Shared
 from gateway.access_log import AccessLog
+from gateway.bus import Bus, NoBus, RedisBus, Sharer, endpoint_hash
 from gateway.caches import Caches
 from gateway.config import Config, ConfigError, Engine, check_engine, engine_name
 from gateway.fleet import Fleet, FleetError, Member
@@ -35,7 +36,11 @@ log = logging.getLogger("headgate")
 
 # Keys that sockets and processes were made from: they wait for the next start.
 SHOWN_REASONS = 5
-FIXED = ("listen", "admin.host", "admin.port", "workers", "access_log")
+# How often gateways tell each other what they have put on the engines.
+SHARE_S = 0.02
+# How far apart two costs may be and still be decided by chance, where peers' load is a second old.
+MAX_DOUBT = 0.3
+FIXED = ("listen", "admin.host", "admin.port", "workers", "access_log", "bus")
 # The lists of a thousand engines arrive in one second at start: not a fleet for each of them.
 PUBLISH_DELAY_S = 0.02
 
@@ -81,6 +86,8 @@ class Control:
         self._force = asyncio.Event()
         self._pre_stop_s = config.drain.pre_stop_s
         self._publish_handle: asyncio.Handle | None = None
+        self._share_handle: asyncio.Handle | None = None
+        self._places: dict[int, int] = {}
         self._is_untold = False
         self._is_announced = False
 
@@ -108,8 +115,16 @@ class Control:
             self._listeners,
             _worker_arguments(self.config),
             on_access=self._on_access,
-            on_sent=self.caches.on_sent,
+            on_sent=self._on_sent,
             module=self._worker_module,
+        )
+        self.bus = self._join()
+        self.sharer = Sharer(
+            self.shared.table,
+            self.bus,
+            lambda: self._places,
+            self.caches.on_peers_sent,
+            self.config.bus.gateways,
         )
         admin = AdminServer(self, self._admin_socket)
         try:
@@ -120,6 +135,8 @@ class Control:
                 for name, url in sims.urls.items():
                     self.add(Engine(url=url, name=name, profile="demo"), "sim")
             self.supervisor.start(self._workers_view())
+            if not self.bus.alone:
+                self._share()
             await admin.start()
             self._announce()
             self._is_announced = True
@@ -130,13 +147,41 @@ class Control:
             await self.supervisor.drain(0, 0)
             await admin.stop()
             await self.prober.close()
+            if self._share_handle is not None:
+                self._share_handle.cancel()
+            await self.bus.close()
             if sims is not None:
                 await sims.stop()
             if self.access_log is not None:
                 self.access_log.close()
 
+    def _join(self) -> Bus:
+        config = self.config.bus
+        if not config.url:
+            return NoBus()
+        port = self._listeners[0].getsockname()[1]
+        return RedisBus(config.url.reveal(), config.name or f"{socket.gethostname()}:{port}")
+
+    def _share(self) -> None:
+        """What the gateways know of each other, 50 times a second."""
+        now_s = time.monotonic()
+        try:
+            self.sharer.tick(now_s)
+            doubt = min(MAX_DOUBT, MAX_DOUBT * self.sharer.doubt_s(now_s))
+            self.shared.table.set_common(self.sharer.scale(now_s), doubt)
+        except Exception:  # a bug must not stop it for good
+            log.exception("sharing load with the other gateways failed")
+        self._share_handle = self._loop.call_later(SHARE_S, self._share)
+
+    def _on_sent(self, message: messages.Sent) -> None:
+        self.caches.on_sent(message)
+        if not self.bus.alone:
+            for slot, blocks in message.each():
+                self.sharer.insert(slot, blocks)
+
     def publish(self) -> None:
         """Send the workers the present fleet within 20 ms; the calls in between are one."""
+        self._places = {endpoint_hash(m.name): m.slot for m in self.fleet.members.values()}
         if self._publish_handle is None:
             self._publish_handle = self._loop.call_later(PUBLISH_DELAY_S, self._publish)
 
@@ -218,6 +263,7 @@ class Control:
             listen=running.listen,
             workers=running.workers,
             access_log=running.access_log,
+            bus=running.bus,
             admin=msgspec.structs.replace(
                 fresh.admin, host=running.admin.host, port=running.admin.port
             ),

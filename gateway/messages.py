@@ -5,6 +5,8 @@ sends whole states, never differences: the newest `Fleet` replaces all that came
 health and counts do not travel here: they stand in shared memory.
 """
 
+import struct
+from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
@@ -162,6 +164,14 @@ class Sent(msgspec.Struct, frozen=True, tag="sent"):
     """Which prompts went where since the last one; see Plane.take_sent."""
 
     prompts: Annotated[bytes, msgspec.Meta(max_length=64 << 20)]
+
+    def each(self) -> Iterator[tuple[int, bytes]]:
+        """(slot, block hashes, 8 bytes each) of every prompt."""
+        at = 0
+        while at + 16 <= len(self.prompts):
+            slot, _, n = struct.unpack_from("=IIQ", self.prompts, at)
+            yield slot, self.prompts[at + 16 : at + 16 + 8 * n]
+            at += 16 + 8 * n
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):

@@ -98,6 +98,18 @@ def _own(control: "Control") -> Iterator[Metric]:
         "Prompts sent that the prefix index did not hear of.",
         control.shared.count(Count.SENT_DROPPED),
     )
+    if not control.bus.alone:
+        state = control.bus.state
+        yield _gauge("bus_connected", "1: other gateways can be told.", int(state.connected))
+        yield _gauge("bus_peers", "Other gateways that are heard.", len(control.bus.peers))
+        for name, words, count in (
+            ("messages_sent", "Messages to them.", state.messages_out),
+            ("messages_received", "Messages of them.", state.messages_in),
+            ("sent_bytes", "Bytes to them.", state.bytes_out),
+            ("received_bytes", "Bytes of them.", state.bytes_in),
+            ("blocks_dropped", "Blocks that did not fit into messages.", state.dropped_blocks),
+        ):
+            yield CounterMetricFamily(f"{PREFIX}bus_{name}", words, count)
     index = control.shared.index
     yield _gauge("index_blocks", "Blocks in the prefix index.", index.n_blocks)
     yield CounterMetricFamily(

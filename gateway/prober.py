@@ -7,13 +7,13 @@ import asyncio
 import logging
 import random
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from engines.metrics_text import Scrape
 from engines.profile import PROFILES
+from gateway.bus import endpoint_hash
 from gateway.caches import Caches
 from gateway.config.schema import Health as HealthConfig
 from gateway.fleet import Fleet, Member
@@ -319,7 +319,7 @@ class Prober:
             share=1.0,
             generation=member.generation,
             state=State.UNKNOWN,
-            identity=zlib.crc32(member.name.encode()),
+            identity=endpoint_hash(member.name),
         )
         self._caches.open(member, PROFILES[member.engine.profile])
 

@@ -66,12 +66,19 @@ cdef struct Load:
     Sums prefill            # x: 1, new tokens, new tokens x their context; y: s to the first token
     Sums decode             # x: 1, in flight, kv_tokens; y: s between tokens
 
+cdef struct Common:
+    # What holds for all endpoints; written by the control process.
+    double scale            # own load times this stands for that of all gateways; 0: 1
+    double doubt            # see Ask.doubt
+
 cdef class Table:
+    cdef Common* common
     cdef Row* rows
     cdef Load* loads        # [worker][slot]
     cdef object memory      # keeps the buffer alive
-    cdef readonly int n_workers
-    cdef int32_t in_flight(self, int slot) noexcept nogil      # over all workers
+    cdef readonly int n_workers     # columns: of our own workers, and maybe one of the peers'
+    cdef readonly int n_own
+    cdef int32_t in_flight(self, int slot) noexcept nogil      # over all columns
     cdef Load* cell(self, int worker, int slot) noexcept nogil
 
 cdef struct Standing:

@@ -7,22 +7,30 @@ cdef class Table:
     """Rows and load cells over a caller's memory.
 
     `memory` is a writable buffer of at least `Table.size(n_workers)` bytes, zeroed before its first
-    use. Python methods are for the control process and for tests; workers use the C face.
+    use. `n_own`: how many of the columns are workers', if not all; the others stand for other
+    gateways. Python methods are for the control process and for tests; workers use the C face.
     """
 
-    def __init__(self, memory, int n_workers):
+    def __init__(self, memory, int n_workers, n_own=None):
         cdef unsigned char[::1] view = memory
         if view.shape[0] < Table.size(n_workers):
             raise ValueError(f"memory holds {view.shape[0]} bytes, not {Table.size(n_workers)}")
         self.memory = memory
         self.n_workers = n_workers
-        self.rows = <Row*>&view[0]
-        self.loads = <Load*>(&view[0] + sizeof(Row) * MAX_SLOTS)
+        self.n_own = n_workers if n_own is None else n_own
+        self.common = <Common*>&view[0]
+        self.rows = <Row*>(&view[0] + sizeof(Common))
+        self.loads = <Load*>(&view[0] + sizeof(Common) + sizeof(Row) * MAX_SLOTS)
 
     @staticmethod
     def size(int n_workers):
         """Bytes that a table for so many workers takes."""
-        return sizeof(Row) * MAX_SLOTS + sizeof(Load) * MAX_SLOTS * n_workers
+        return sizeof(Common) + sizeof(Row) * MAX_SLOTS + sizeof(Load) * MAX_SLOTS * n_workers
+
+    def set_common(self, double scale, double doubt):
+        """Write what holds for all endpoints (control process only)."""
+        self.common.scale = scale
+        self.common.doubt = doubt
 
     cdef Load* cell(self, int worker, int slot) noexcept nogil:
         return &self.loads[worker * MAX_SLOTS + slot]
@@ -81,12 +89,12 @@ cdef class Table:
         return found
 
     def load(self, int slot):
-        """The load on a slot, summed over the workers; `last_event_s` is the newest."""
+        """The load on a slot, summed over our own workers; `last_event_s` is the newest."""
         self._check(slot)
         cdef Load total = self.loads[slot]
         cdef Load* one
         cdef int worker
-        for worker in range(1, self.n_workers):
+        for worker in range(1, self.n_own):
             one = self.cell(worker, slot)
             total.in_flight += one.in_flight
             total.producing += one.producing
@@ -126,7 +134,7 @@ cdef class Table:
             if self.rows[slot].state == State.EMPTY:
                 continue
             failures = dials = 0
-            for worker in range(self.n_workers):
+            for worker in range(self.n_own):
                 failures += self.cell(worker, slot).failures_in_row
                 dials += self.cell(worker, slot).dials_in_row
             if failures or dials:

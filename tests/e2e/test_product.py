@@ -314,3 +314,53 @@ def test_the_openai_client(product):
         assert await asyncio.to_thread(ask)
 
     product(scene, 2, profile="instant")
+
+
+def test_two_gateways_see_each_others_load(redis_server, tmp_path):
+    async def asked(house):
+        """A stream that goes on; the endpoint it went to."""
+        body = {"model": "sim", "stream": True, "max_tokens": 400, "prompt": "go on"}
+        request = house.client.build_request("POST", "/v1/completions", json=body)
+        answer = await house.client.send(request, stream=True)
+        words = dict(w.partition("=")[::2] for w in answer.headers["x-headgate-decision"].split())
+        return answer, words["endpoint"]
+
+    async def main():
+        engines = [SimEngine(SimConfig(name=f"sim-{i}", **SLOW)) for i in range(3)]
+        for engine in engines:
+            await engine.start()
+        houses = [Product(), Product()]
+        text = "policy: least-requests\ndecision_header: true\n"
+        text += f"bus: {{url: '{redis_server.url}', name: %s}}\n"
+        for index, house in enumerate(houses):
+            folder = tmp_path / str(index)
+            folder.mkdir()
+            await house.start(engines, folder, text % f"g{index}")
+
+        async def peers(house):
+            return (await house.metrics())["headgate_bus_peers"]
+
+        async with asyncio.timeout(60):
+            for house in houses:
+                await until(lambda house=house: _is(peers(house), 1))
+            taken = []
+            for house in (houses[0], houses[1], houses[1]):
+                answer, endpoint = await asked(house)
+                taken.append((answer, endpoint))
+                await asyncio.sleep(0.3)
+            assert len({endpoint for _, endpoint in taken}) == 3
+            for answer, _ in taken:
+                await answer.aclose()
+            houses[0].process.kill()
+            await until(lambda: _is(peers(houses[1]), 0))
+        await houses[0].process.wait()
+        assert await houses[1].stop() == 0
+        await houses[0].client.aclose()
+        for engine in engines:
+            await engine.stop()
+
+    uvloop.run(main())
+
+
+async def _is(found, wanted):
+    return await found == wanted

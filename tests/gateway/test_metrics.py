@@ -19,6 +19,7 @@ from gateway._shared import (
     ModelWord,
     Shared,
 )
+from gateway.bus import NoBus
 from gateway.config import Config, Engine
 from gateway.fleet import MAX_MODELS, Fleet
 from gateway.health import Health, Rules
@@ -38,6 +39,7 @@ class House:
         self.fleet = Fleet(busy=lambda slot: False)
         self.supervisor = SimpleNamespace(workers=[], ready_count=1, restarts=3)
         self.access_log = None
+        self.bus = NoBus()
         self.endpoint_base = {}
         self.started_s = 1.0
         self.config = Config()
