@@ -48,7 +48,8 @@ cdef class Router:
         ask.out_tokens = min(demand.out_tokens, ask.out_tokens) if ask.out_tokens > 0 else (
             demand.out_tokens)
         ask.doubt = max(ask.doubt, self.table.common.doubt)
-        ask.pressure = self.scale * max(1.0, self.table.common.scale) * demand.pressure(ask.n_slots, ask.now_s)
+        ask.pressure = self.scale * max(1.0, self.table.common.scale) * demand.pressure(
+            ask.n_slots, ask.now_s)
         ask.hit_ratio = demand.hit_ratio()
         slot = self.policy.pick(self.table, ask)
         if slot >= 0:

@@ -8,8 +8,10 @@ import heapq
 from array import array
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from random import Random
+
+import msgspec
 
 from bench.lab.traces import BLOCK_TOKENS, Arrival
 from engines.profile import Profile, profile_named
@@ -32,12 +34,11 @@ SPREAD = 0x9E3779B97F4A7C15
 MASK = (1 << 64) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What is run, but for the trace."""
 
     policy: str = "marginal-cost"
-    options: dict[str, float] = field(default_factory=dict)
+    options: dict[str, float] = {}
     """The policy's own."""
     profile: str = "70b-h100-tp4"
     pods: int = 8
