@@ -207,7 +207,7 @@ async def _within(seconds: float, event: asyncio.Event) -> bool:
 def main() -> None:
     """Entry point of the worker process."""
     parser = argparse.ArgumentParser(prog="gateway.worker")
-    for name in ("fd-shared", "fd-control", "fd-listen", "index", "workers"):
+    for name in ("fd-shared", "fd-control", "fd-listen", "index", "workers", "index-blocks"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--tls-cert")
     parser.add_argument("--tls-key")
@@ -231,7 +231,7 @@ def main() -> None:
 async def _serve(arguments: argparse.Namespace, tls: ssl.SSLContext | None) -> None:
     worker = Worker(
         asyncio.get_running_loop(),
-        Shared(arguments.fd_shared, arguments.workers),
+        Shared(arguments.fd_shared, arguments.workers, arguments.index_blocks),
         arguments.index,
         socket.socket(fileno=arguments.fd_listen),
         tls,

@@ -3,7 +3,7 @@
 `load` reads it once at the edge; nothing else in the gateway reads the file or the environment.
 """
 
-from gateway.config.check import check_engine, engine_name
+from gateway.config.check import check_engine, engine_name, ranks_of
 from gateway.config.errors import ConfigError
 from gateway.config.load import load
 from gateway.config.schema import Config, Engine
@@ -21,5 +21,6 @@ __all__ = [
     "engine_name",
     "load",
     "parse_engine_url",
+    "ranks_of",
     "show",
 ]
