@@ -259,7 +259,8 @@ class _Routes:
         return [self._describe(watch) for watch in self._control.watches()]
 
     def _describe(self, watch: Watch) -> dict[str, Any]:
-        return describe_endpoint(watch, self._control.shared.table, time.monotonic())
+        control = self._control
+        return describe_endpoint(watch, control.shared.table, control.caches, time.monotonic())
 
     def _watch(self, request: Request) -> Watch:
         name = request.path_params["name"]

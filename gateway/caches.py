@@ -11,7 +11,7 @@ import logging
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engines._kv_events import KvEvents
 from engines.kv_sources import KvSource
@@ -123,6 +123,28 @@ class Caches:
         if cache.is_exact and cache.subscription is not None:
             return cache.subscription.events.cache.n_blocks
         return self._assumed.cache(slot).n_blocks
+
+    def describe(self, slot: int) -> dict[str, Any]:
+        """What is known of an endpoint's cache, and from where."""
+        cache = self._caches[slot]
+        found: dict[str, Any] = {
+            "known_by": "kv_events" if cache.is_exact else "what_was_sent",
+            "blocks": self.n_blocks(slot),
+            "block_tokens": self._block_tokens(cache.member) or TEXT_BLOCK_TOKENS,
+            "capacity_tokens": cache.kv_tokens,
+        }
+        if (events := cache.subscription) is not None:
+            found["kv_events"] = {
+                "source": events.source.endpoint,
+                "state": events.state.value,
+                "reason": events.reason,
+                "batches": events.n_live,
+                "gaps": events.n_gaps,
+                "replays": events.n_replays,
+                "clears": events.n_clears,
+                "faults": events.n_faults,
+            }
+        return found
 
     def on_capacity(self, slot: int, kv_tokens: float) -> None:
         """The engine told the size of its KV cache."""
