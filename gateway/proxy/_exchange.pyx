@@ -72,8 +72,34 @@ cdef class Exchange(Sink):
     # -- dispatch
 
     cdef int start(self) except -1:
-        cdef int slot
         self.attempts.begin(self.request)
+        if self.request.wants_ids():
+            return self._make_ids()
+        return self._route()
+
+    cdef int _make_ids(self) except -1:
+        cdef Request request = self.request
+        self.stage = Stage.HELD
+        self.account.leave()
+        # Whatever the answer, `_on_ids` is called: perhaps before `submit` returns.
+        self.job = self.plane.tokenizing.submit(
+            request.served.tokenizer, request.path.name, bytes(request.body), self._on_ids
+        )
+        return 0
+
+    def _on_ids(self, ids):
+        self.job = None
+        self.account.enter()
+        try:
+            if ids is not None:
+                self.request.take_ids(ids)
+                self.attempts.ask.n_tokens = self.request.prompt.n_tokens
+            self._route()
+        except Exception as error:
+            self.on_error(error)
+
+    cdef int _route(self) except -1:
+        cdef int slot
         slot = self.attempts.pick(self.request, self.account.entered_s)
         if slot < 0:
             self.over(Count.REFUSED, self.client.answer(Reason.NO_ENDPOINT, (self._nobody(),)),
@@ -565,6 +591,9 @@ cdef class Exchange(Sink):
 
     cdef int _clear(self) except -1:
         self.stage = Stage.IDLE
+        if self.job is not None:
+            self.job.cancel()
+            self.job = None
         self.relay.clear()
         self.relay.scanner.reset(0)
         self.upstream = None
