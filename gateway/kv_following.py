@@ -13,6 +13,7 @@ from engines.kv_sources import KvSource, parse_kv_source
 from engines.tokens.ask import read_tokenize, tokenize_question
 from engines.tokens.probes import PROBES
 from gateway.caches import Caches
+from gateway.config import ASK
 from gateway.config.schema import ModelRule
 from gateway.fleet import Fleet, Member, base_of
 from gateway.messages import Sample
@@ -56,7 +57,9 @@ class KvFollowing:
         self._looked_s[who] = now_s
         await self._find(probe, member, who)
         for name in names:
-            if member.block_tokens and name not in self._fleet.samples:
+            if rules[name].tokenizer == ASK or name in self._fleet.samples:
+                continue
+            if member.block_tokens:
                 self._fleet.samples[name] = await self._sample(probe, member, name)
                 self._on_change()
 
