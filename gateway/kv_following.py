@@ -24,7 +24,7 @@ __all__ = ["KvFollowing"]
 log = logging.getLogger("headgate.kv")
 
 LOOK_S = 10.0
-"""Between two looks at an engine; the first one is made as soon as it answers probes."""
+"""Between two looks for an engine's events; the first one is made as soon as it answers probes."""
 
 
 class KvFollowing:
@@ -52,10 +52,9 @@ class KvFollowing:
         names = [name for name in dict.fromkeys(names) if name in rules and rules[name].tokenizer]
         who = (member.slot, member.generation)
         now_s = time.monotonic()
-        if not names or now_s - self._looked_s.get(who, -LOOK_S) < LOOK_S:
-            return
-        self._looked_s[who] = now_s
-        await self._find(probe, member, who)
+        if names and now_s - self._looked_s.get(who, -LOOK_S) >= LOOK_S:
+            self._looked_s[who] = now_s
+            await self._find(probe, member, who)
         for name in names:
             if rules[name].tokenizer == ASK or name in self._fleet.samples:
                 continue
