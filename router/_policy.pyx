@@ -1,5 +1,6 @@
 """See _policy.pxd."""
 
+from libc.math cimport fabs
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -58,7 +59,7 @@ cdef class Policy:
         if ask.doubt <= 0 or best < 0:
             return best
         # What is known is old: one of those that may be the best, or all gateways pick the same.
-        least += ask.doubt * max(least, 0.0)
+        least += ask.doubt * fabs(least)
         for index in range(ask.n_slots):
             if costs[index] <= least:
                 n_near += 1

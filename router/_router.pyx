@@ -75,6 +75,8 @@ cdef class Router:
             raise ValueError(f"more than {MAX_SLOTS} slots")
         memset(&ask, 0, sizeof(Ask))
         for index, slot in enumerate(slots):
+            if not 0 <= slot < MAX_SLOTS:
+                raise IndexError(f"slot {slot} is not in 0..{MAX_SLOTS - 1}")
             array[index] = slot
         ask.slots = array
         ask.n_slots = len(slots)
