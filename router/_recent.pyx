@@ -17,8 +17,11 @@ cdef class Recent:
         self.old = _own_index(capacity)
 
     cdef void expire(self, double now_s) noexcept:
-        if now_s - self.turned_s >= self.life_s:
+        cdef double passed_s = now_s - self.turned_s
+        if passed_s >= self.life_s:
             self._turn(now_s)
+            if passed_s >= 2 * self.life_s:
+                self._turn(now_s)   # nothing came for long: the young are old, too
 
     cdef void _turn(self, double now_s) noexcept:
         self.young, self.old = self.old, self.young

@@ -59,6 +59,8 @@ class Engine:
                 )
                 for at in range(batch)
             ]
+            # The first of them is alone, so its time to first token is learned from, too.
+            self.now_s += prefill_s(true, tokens)
             for dispatch in sent:
                 assert dispatch is not None
                 dispatch.first_token(self.now_s)
@@ -82,10 +84,12 @@ def test_coefficients_are_found_from_noisy_observations() -> None:
         engine.decode(TRUE, 3)
         assert fit.update()
     found = engine.profile()
-    # What counts is what they predict: of a line's parts noise may shift one against another.
+    # What counts is what they predict: noise may shift one part of a line against another.
     for tokens in (1000, 4000, 16000):
         assert prefill_s(found, tokens) == pytest.approx(prefill_s(TRUE, tokens), rel=0.1)
-    assert found[3:] == pytest.approx(TRUE[3:5], rel=0.15)
+    for requests in (4, 64):
+        steps = [requests * (one[3] + 2000 * one[4]) for one in (found, TRUE)]
+        assert steps[0] == pytest.approx(steps[1], rel=0.1)
     assert engine.table.profile(SLOT)["kv_tokens"] == TRUE[5]
 
 
