@@ -53,7 +53,7 @@ cdef class Router:
         ask.hit_ratio = demand.hit_ratio()
         slot = self.policy.pick(self.table, ask)
         if slot >= 0:
-            self.last_hit_tokens = hit_tokens(ask, slot)
+            self.last_hit_tokens = hit_tokens(self.table, ask, slot)
         return slot
 
     cdef void book(self, Booking* booking, int slot, const Ask* ask, double cached,
@@ -114,3 +114,6 @@ cdef class Dispatch:
 
     def release(self, double now_s):
         self.booker.release(&self.booking, now_s)
+
+    def found(self, double cached_tokens):
+        self.booker.found(&self.booking, cached_tokens)
