@@ -41,6 +41,7 @@ cdef struct Row:
     float rtt_s             # of the network
     uint64_t labels         # one bit per label
     uint64_t identity       # hash of its name: the same in every gateway
+    int32_t max_loras       # LoRA adapters that it keeps loaded; 0: not known
     Profile profile
 
 cdef struct Sums:
