@@ -7,10 +7,11 @@ they sent, and the profiles in the endpoint table from what the workers observed
 import logging
 from array import array
 
+from engines.metrics_text import AdaptersInUse
 from engines.profile import Profile
 from gateway.fleet import Member
 from gateway.messages import Sent
-from router import AssumedCaches, Fit, Index, Table
+from router import Adapters, AssumedCaches, Fit, Index, Table
 
 __all__ = ["Caches"]
 
@@ -28,8 +29,9 @@ FULL = 0.95
 class Caches:
     """Everything here runs in the control process's loop, and takes no time worth naming."""
 
-    def __init__(self, table: Table, index: Index) -> None:
+    def __init__(self, table: Table, index: Index, adapters: Adapters) -> None:
         self._table = table
+        self._adapters = adapters
         self._assumed = AssumedCaches(index)
         self._fits: dict[int, Fit] = {}
 
@@ -38,12 +40,14 @@ class Caches:
         slot = member.slot
         self._table.set_row(slot, profile=(*profile.times, 0.0), full=False)
         self._assumed.open(slot, member.generation, _blocks(UNKNOWN_TOKENS))
+        self._adapters.forget(slot)
         self._fits[slot] = Fit(self._table, slot)
 
     def forget(self, slot: int) -> None:
         """Its engine died: whatever it comes back with, its cache is empty."""
         if slot in self._fits:
             self._assumed.cache(slot).clear()
+            self._adapters.forget(slot)
 
     def close(self, slot: int) -> None:
         """It left."""
@@ -56,6 +60,11 @@ class Caches:
         if profile["kv_tokens"] != kv_tokens:
             self._table.set_row(slot, profile=(*list(profile.values())[:5], kv_tokens))
             self._assumed.cache(slot).resize(_blocks(kv_tokens))
+
+    def on_adapters(self, slot: int, found: AdaptersInUse, now_s: float) -> None:
+        """The engine told which LoRA adapters it has in use, and how many it keeps."""
+        self._table.set_row(slot, max_loras=found.max_loras)
+        self._adapters.used(slot, found.names, now_s)
 
     def on_sent(self, message: Sent) -> None:
         """Prompts went to engines."""

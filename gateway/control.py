@@ -73,7 +73,7 @@ class Control:
         self.started_s = time.time()
         self.shared = Shared.create(config.workers)
         self.fleet = Fleet(busy=lambda slot: self.shared.table.load(slot)["in_flight"] > 0)
-        self.caches = Caches(self.shared.table, self.shared.index)
+        self.caches = Caches(self.shared.table, self.shared.index, self.shared.adapters)
         self.is_draining = False
         self.access_log: AccessLog | None = None
         self.endpoint_base: dict[int, list[int]] = {}
@@ -284,7 +284,13 @@ class Control:
                 continue
             engine = wanted.pop(member.name, None)
             if engine is not None and _same_place(engine, member.engine):
+                try:
+                    member.labels = self.fleet.label_bits(engine)
+                except FleetError as error:
+                    log.error("reload: engine %s keeps its labels: %s", member.name, error)
+                    continue
                 member.engine = engine
+                self.prober.relabel(member)
                 continue
             self.remove(member)
             if engine is not None:

@@ -11,12 +11,22 @@ from typing import Any
 
 from engines.kind import KINDS
 from gateway import messages
-from gateway.config import Config, Engine, EngineUrl, engine_name, parse_engine_url
+from gateway.config import (
+    Config,
+    Engine,
+    EngineUrl,
+    engine_name,
+    label_texts,
+    parse_engine_url,
+)
 
 __all__ = ["Fleet", "FleetError", "Member"]
 
 MAX_SLOTS = 1024
 MAX_MODELS = 64
+# Bits of a row, but for the one that no endpoint ever has.
+MAX_LABELS = 63
+ROLE_BITS = {"role=decode": 0, "role=prefill": 1}
 QUARANTINE_S = 5.0
 # What an engine makes up anew for each answer; it would make every reading a change.
 VOLATILE = ("created", "permission")
@@ -41,6 +51,8 @@ class Member:
     """IP address; empty until the name is resolved."""
     models: dict[str, dict[str, Any]] | None = None
     """Its model list by id; None until it was read for the first time."""
+    labels: int = 0
+    """Its bits in the table."""
     leaving: bool = False
     """Removed as soon as nothing runs there."""
 
@@ -63,17 +75,19 @@ class Fleet:
     members: dict[str, Member] = field(default_factory=dict)
     _slots: list[_Slot] = field(default_factory=list)
     _model_rows: dict[str, int] = field(default_factory=dict)
+    _labels: dict[str, int] = field(default_factory=lambda: dict(ROLE_BITS))
 
     def add(self, engine: Engine, source: str, now_s: float) -> Member:
         """Give an engine a name and a slot. FleetError if it has none to get; ValueError: URL."""
         name = engine_name(engine.url, engine.name)
         if name in self.members:
             raise FleetError(f"an endpoint called '{name}' is there already")
+        labels = self.label_bits(engine)
         index = self._free_slot(now_s)
         slot = self._slots[index]
         slot.generation += 1
         url = parse_engine_url(engine.url)
-        slot.member = Member(name, engine, url, index, slot.generation, source)
+        slot.member = Member(name, engine, url, index, slot.generation, source, labels=labels)
         self.members[name] = slot.member
         return slot.member
 
@@ -113,6 +127,19 @@ class Fleet:
         member.models = new
         return changed
 
+    def label_bits(self, engine: Engine) -> int:
+        """An engine's labels as bits. FleetError: there are more labels than bits."""
+        roles = ("prefill", "decode") if engine.role == "both" else (engine.role,)
+        texts = [*(f"role={role}" for role in roles), *label_texts(engine.labels)]
+        fresh = [text for text in texts if text not in self._labels]
+        if len(self._labels) + len(fresh) > MAX_LABELS:
+            raise FleetError(
+                f"with its labels there would be more than {MAX_LABELS} different ones, over all "
+                "engines since the start"
+            )
+        # A bit is never given to another label: workers may still go by an older fleet.
+        return sum(1 << self._labels.setdefault(text, len(self._labels)) for text in texts)
+
     def model_rows(self) -> dict[str, int]:
         """Model name -> row in the shared counters, of all models ever seen."""
         return dict(self._model_rows)
@@ -126,21 +153,28 @@ class Fleet:
         """The workers' view; `admin_address` for their Settings."""
         placed = sorted((m for m in self.members.values() if m.address), key=lambda m: m.slot)
         slots: dict[str, list[int]] = {}
+        parents: dict[str, str] = {}
         for member in placed:
-            for name in member.models or {}:
+            for name, entry in (member.models or {}).items():
                 slots.setdefault(name, []).append(member.slot)
+                if isinstance(parent := entry.get("parent"), str):
+                    parents[name] = parent
         aliases = {
             alias: [messages.Choice(model, weight) for model, weight in targets.items()]
             for alias, targets in config.aliases().items()
         }
         return messages.Fleet(
             endpoints=[_endpoint(member) for member in placed],
-            models=[messages.Model(n, self._model_row(n), slots[n]) for n in sorted(slots)],
+            models=[
+                messages.Model(name, self._model_row(name), slots[name], parents.get(name, ""))
+                for name in sorted(slots)
+            ],
             aliases=aliases,
             keys=config.to_keys(),
             complete=self.is_complete(),
             settings=config.to_settings(admin_address),
             models_json=_models_json(placed, aliases),
+            labels=dict(self._labels),
         )
 
     def _free_slot(self, now_s: float) -> int:

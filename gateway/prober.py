@@ -123,6 +123,10 @@ class Prober:
         self._carry_out(watch, watch.health.undrain(time.monotonic()))
         watch.nudge.set()
 
+    def relabel(self, member: Member) -> None:
+        """Its labels have changed."""
+        self._table.set_row(member.slot, labels=member.labels)
+
     async def close(self) -> None:
         """Stop everything."""
         tasks = [self._ticker, *(w.task for w in self.watches.values() if w.task is not None)]
@@ -232,6 +236,8 @@ class Prober:
         watch.scrape, watch.scrape_s = scrape, now_s
         if scrape.kv_tokens is not None:
             self._caches.on_capacity(watch.member.slot, scrape.kv_tokens)
+        if scrape.adapters is not None:
+            self._caches.on_adapters(watch.member.slot, scrape.adapters, now_s)
         load = self._table.load(watch.member.slot)
         self._carry_out(
             watch,
@@ -320,6 +326,8 @@ class Prober:
             generation=member.generation,
             state=State.UNKNOWN,
             identity=endpoint_hash(member.name),
+            labels=member.labels,
+            max_loras=0,
         )
         self._caches.open(member, PROFILES[member.engine.profile])
 

@@ -15,6 +15,7 @@ import signal
 import socket
 import ssl
 
+import msgspec
 import uvloop
 
 from gateway import descriptors
@@ -26,6 +27,8 @@ from gateway.messages import (
     Condemn,
     Drain,
     Drained,
+    Explain,
+    Explained,
     Fleet,
     FromWorker,
     Made,
@@ -34,6 +37,7 @@ from gateway.messages import (
     Settings,
     ToWorker,
 )
+from gateway.proxy._explain import explain
 from gateway.proxy._plane import Plane, keep_freed_memory
 from gateway.proxy._pool import Pool
 from gateway.proxy._session import Session
@@ -133,10 +137,17 @@ class Worker:
             self.plane.condemn(order.slot, order.generation, order.why, order.hung)
         elif isinstance(order, Made):
             self.plane.made(order.response, order.slot, order.generation, order.holder)
+        elif isinstance(order, Explain):
+            self._explain(order)
         elif isinstance(order, Drain):
             if self._drain is not None:
                 self._drain.cancel()
             self._drain = asyncio.create_task(self._drain_out(order))
+
+    def _explain(self, order: Explain) -> None:
+        assert self._channel is not None
+        answer = explain(self.plane, order.head, order.body, order.key)
+        self._channel.send(Explained(order.number, msgspec.json.encode(answer)))
 
     async def _listen(self) -> None:
         assert self._channel is not None

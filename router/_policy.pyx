@@ -20,6 +20,8 @@ cdef class Policy:
 
     reads_prompts = False
     """Whether it uses `depths` or `affinity`: if not, prompts need not be hashed."""
+    counts_seconds = False
+    """Whether a cost is in seconds."""
     terms = ()
     """Names of what makes up a cost, in the order of `cost`'s `terms`."""
 

@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 from gateway._shared cimport Shared
 from gateway.http._head cimport Head
 from gateway.http._write cimport Buffer
+from gateway.proxy._steering cimport Steering
 from gateway.proxy._wheel cimport Wheel
 from router._demand cimport Demand
 from router._keying cimport Prompt
@@ -22,6 +23,7 @@ cdef class Served:
     cdef int64_t* words             # its counters in this worker's column
     cdef bint exact_usage
     cdef uint64_t root              # of its prompts' block hashes
+    cdef uint64_t adapter           # the same of a LoRA adapter; 0: it is none
     cdef Demand demand              # kept from fleet to fleet
     cdef bint is_held_by(self, int slot) noexcept nogil
 
@@ -30,6 +32,7 @@ cdef class Holder:
     cdef readonly str name
     cdef frozenset models           # None: all of them
     cdef str usage                  # '', 'observe' or 'exact'
+    cdef uint64_t labels            # bits that its requests' endpoints must have
 
 cdef enum Local:
     RELAYED = 0     # goes to an engine
@@ -76,6 +79,8 @@ cdef class Plane:
     cdef list pools                 # by slot: Pool or None
     cdef dict paths                 # path as bytes -> Path; found ones, bounded
     cdef tuple extra_routes
+    cdef Steering steering
+    cdef dict model_labels          # model or alias as UTF-8 -> bits; only those that have any
     cdef Served unnamed             # every endpoint: for requests that name no model
     cdef bint complete
     cdef bytes models_json
@@ -127,3 +132,5 @@ cdef class Plane:
     # For errors: some of the models and aliases there are; `allowed`: of these only.
     cdef str served_names(self, frozenset allowed)
     cdef Path _find_path(self, bytes name)
+    # For people: the labels of these bits.
+    cdef list label_texts(self, uint64_t labels)

@@ -32,6 +32,7 @@ cdef class MarginalCost(Policy):
     """`weights` (k_batch, k_pressure, k_memory, decode) are for the lab's ablations."""
 
     reads_prompts = True
+    counts_seconds = True
     terms = ("rtt_s", "wait_s", "kv_wait_s", "own_s", "price", "decode_s", "home_s",
              "adapter_s")
 

@@ -41,7 +41,7 @@ class House:
         self.prober = Prober(
             self.table,
             self.fleet,
-            Caches(self.table, self.shared.index),
+            Caches(self.table, self.shared.index, self.shared.adapters),
             config,
             self._on_change,
             self.condemned.append,
