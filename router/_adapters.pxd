@@ -1,7 +1,7 @@
 """Which LoRA adapters each engine has in a slot of its GPU, and what it costs to have one loaded.
 
-An engine keeps the `Row.max_loras` adapters that it used last. Here stands what it was sent, written
-by every worker (see router._marks), and what it says is running, written by the control process.
+An engine keeps the `Row.max_loras` adapters that it used last. Here stands what it was sent,
+written by every worker (see router._marks), and what it says is running, by the control process.
 """
 
 from libc.stdint cimport int32_t, uint64_t

@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, uint64_t
 from libc.string cimport memset
 
 from router._hash cimport root_of
-from router._marks cimport age_s, find, put
+from router._marks cimport age_s, mark_of, put
 from router._table cimport MAX_SLOTS, Table
 
 cdef enum:
@@ -46,7 +46,7 @@ cdef class Adapters:
 
     cdef double _cost(self, Table table, uint64_t adapter, int slot, double now_s) noexcept nogil:
         cdef uint64_t* group = self.words + slot * PLACES
-        cdef uint64_t* own = find(group, PLACES, adapter)
+        cdef uint64_t* own = mark_of(group, PLACES, adapter)
         cdef int room = table.rows[slot].max_loras if table.rows[slot].max_loras else UNKNOWN_LORAS
         cdef int index, n_newer = 0, n_wanted = 0
         cdef double age, own_s = 1e300 if own == NULL else age_s(own[0], now_s)

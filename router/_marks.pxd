@@ -15,7 +15,7 @@ cdef enum:
 cdef double STAMP_S
 
 # The mark of `key` in group[:n]; NULL: none.
-cdef uint64_t* find(uint64_t* group, int n, uint64_t key) noexcept nogil
+cdef uint64_t* mark_of(uint64_t* group, int n, uint64_t key) noexcept nogil
 # It was used now.
 cdef void put(uint64_t* group, int n, uint64_t key, uint64_t value, double now_s) noexcept nogil
 cdef uint64_t value_of(uint64_t mark) noexcept nogil

@@ -24,7 +24,7 @@ cdef double age_s(uint64_t mark, double now_s) noexcept nogil:
     return <uint16_t>(stamp_of(now_s) - <uint16_t>mark) * STAMP_S
 
 
-cdef uint64_t* find(uint64_t* group, int n, uint64_t key) noexcept nogil:
+cdef uint64_t* mark_of(uint64_t* group, int n, uint64_t key) noexcept nogil:
     cdef int index
     cdef uint64_t tag = tag_of(key)
     for index in range(n):
@@ -34,7 +34,7 @@ cdef uint64_t* find(uint64_t* group, int n, uint64_t key) noexcept nogil:
 
 
 cdef void put(uint64_t* group, int n, uint64_t key, uint64_t value, double now_s) noexcept nogil:
-    cdef uint64_t* place = find(group, n, key)
+    cdef uint64_t* place = mark_of(group, n, key)
     cdef uint64_t mark = tag_of(key) | (value & VALUE_MASK) << STAMP_BITS | stamp_of(now_s)
     cdef double oldest_s = -1
     cdef int index

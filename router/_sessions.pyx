@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int32_t, uint64_t
 
-from router._marks cimport age_s, find, put, value_of
+from router._marks cimport age_s, mark_of, put, value_of
 from router._policy cimport FULL, MAY, Ask, bar, rank
 from router._table cimport Table
 
@@ -36,7 +36,7 @@ cdef class Sessions:
         return GROUPS * GROUP * sizeof(uint64_t)
 
     cdef int find(self, Table table, uint64_t session, double now_s) noexcept nogil:
-        cdef uint64_t* mark = find(self.words + session % GROUPS * GROUP, GROUP, session)
+        cdef uint64_t* mark = mark_of(self.words + session % GROUPS * GROUP, GROUP, session)
         cdef uint64_t seen
         cdef int slot
         if mark == NULL:
