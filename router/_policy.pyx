@@ -28,7 +28,7 @@ cdef class Policy:
     def __init__(self, str name, uint32_t seed=0):
         self.name = name
         self.turn = seed
-        self.state = 0x9e3779b97f4a7c15 * (<uint64_t>seed + 1)
+        self.state = <uint64_t>0x9e3779b97f4a7c15 * (<uint64_t>seed + 1)
 
     cdef double draw(self) noexcept nogil:
         # xorshift64* (Vigna 2016): cheap, and the same everywhere for the same seed.
