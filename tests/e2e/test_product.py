@@ -253,3 +253,24 @@ def test_two_gateways_see_each_others_load(redis_server, tmp_path):
 
 async def _is(found, wanted):
     return await found == wanted
+
+
+def test_workers_share_their_sessions(product):
+    """Each connection may meet another worker; the session is where any of them sent it last."""
+
+    async def scene(house, _):
+        async def asked(session):
+            async with httpx.AsyncClient(base_url=house.url, trust_env=False) as client:
+                answer = await client.post(
+                    "/v1/completions",
+                    json={"model": "sim", "prompt": session, "max_tokens": 2},
+                    headers={"x-session-id": session},
+                )
+            return answer.headers["x-headgate-decision"].split()[0]
+
+        homes = {f"s{n}": await asked(f"s{n}") for n in range(9)}
+        assert len(set(homes.values())) > 1
+        for _ in range(4):
+            assert {session: await asked(session) for session in homes} == homes
+
+    product(scene, 3, "workers: 2\ndecision_header: true\n", profile="instant")
