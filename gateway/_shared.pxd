@@ -6,7 +6,9 @@ successor goes on in it.
 
 from libc.stdint cimport int64_t
 
+from router._adapters cimport Adapters
 from router._index cimport Index
+from router._sessions cimport Sessions
 from router._table cimport MAX_SLOTS, Table
 
 cdef enum:
@@ -113,6 +115,8 @@ cdef class Shared:
     cdef object memory
     cdef readonly Table table
     cdef readonly Index index       # which endpoint holds which blocks; the control process writes
+    cdef readonly Sessions sessions     # written by all workers
+    cdef readonly Adapters adapters     # the same, and by the control process
     cdef readonly int n_workers
     cdef readonly int fd
     cdef int64_t* column(self, int worker) noexcept nogil

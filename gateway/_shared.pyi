@@ -1,6 +1,8 @@
 from enum import IntEnum
 
+from router._adapters import Adapters
 from router._index import Index
+from router._sessions import Sessions
 from router._table import Table
 
 LATENCY_BOUNDS_S: list[float]
@@ -94,6 +96,8 @@ class Shared:
     n_workers: int
     fd: int
     index: Index
+    sessions: Sessions
+    adapters: Adapters
     def __init__(self, fd: int, n_workers: int, index_blocks: int = ...) -> None: ...
     @staticmethod
     def size(n_workers: int, index_blocks: int = ...) -> int: ...

@@ -5,7 +5,9 @@ import os
 
 from libc.stdint cimport int64_t
 
+from router._adapters cimport Adapters
 from router._index cimport Index
+from router._sessions cimport Sessions
 from router._table cimport Table
 
 cdef enum:
@@ -77,6 +79,11 @@ cdef size_t _index_at(int n_workers) except 0:
     return (8 * COLUMN * n_workers + Table.size(n_workers + 1) + 63) // 64 * 64
 
 
+cdef size_t _marks_at(int n_workers, size_t index_blocks) except 0:
+    """Where sessions and adapters begin."""
+    return (_index_at(n_workers) + Index.size(index_blocks, INDEX_SETS) + 63) // 64 * 64
+
+
 cdef class Shared:
     """The shared memory as an object; `Shared.create` makes it, `Shared(fd, n)` attaches to it.
 
@@ -97,11 +104,14 @@ cdef class Shared:
         self.index = Index(
             memoryview(self.memory)[_index_at(n_workers):], index_blocks, INDEX_SETS
         )
+        marks = memoryview(self.memory)[_marks_at(n_workers, index_blocks):]
+        self.sessions = Sessions(marks)
+        self.adapters = Adapters(marks[Sessions.size():])
 
     @staticmethod
     def size(int n_workers, size_t index_blocks=INDEX_BLOCKS):
         """Bytes for so many workers; untouched pages take no memory."""
-        return _index_at(n_workers) + Index.size(index_blocks, INDEX_SETS)
+        return _marks_at(n_workers, index_blocks) + Sessions.size() + Adapters.size()
 
     @staticmethod
     def create(int n_workers, size_t index_blocks=INDEX_BLOCKS):

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from engines._kv_events import KvEvents
 from engines.kv_sources import KvSource
+from engines.metrics_text import AdaptersInUse
 from engines.profile import Profile
 from gateway.fleet import Member
 from gateway.kv_events import KvSubscriber
 from gateway.messages import Sent
-from router import AssumedCaches, Fit, Index, Missing, ReportedCache, Table
+from router import Adapters, AssumedCaches, Fit, Index, Missing, ReportedCache, Table
 
 if TYPE_CHECKING:
     from gateway.kv_subscription import KvSubscription
@@ -61,11 +62,13 @@ class Caches:
         self,
         table: Table,
         index: Index,
+        adapters: Adapters,
         block_tokens: Callable[[Member], int] = lambda member: 0,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._table = table
         self._index = index
+        self._adapters = adapters
         self._block_tokens = block_tokens
         self._on_change = on_change
         self._assumed = AssumedCaches(index)
@@ -79,6 +82,7 @@ class Caches:
         cache = _Cache(member, Fit(self._table, member.slot), Missing(self._table, member.slot))
         self._caches[member.slot] = cache
         self._assume(cache)
+        self._adapters.forget(member.slot)
 
     def close(self, slot: int) -> None:
         """It left."""
@@ -96,7 +100,10 @@ class Caches:
     def forget(self, slot: int) -> None:
         """Its engine died: whatever it comes back with, its cache is empty."""
         cache = self._caches.get(slot)
-        if cache is not None and not cache.is_exact:
+        if cache is None:
+            return
+        self._adapters.forget(slot)
+        if not cache.is_exact:
             self._assumed.cache(slot).clear()
 
     def follow(self, member: Member, source: KvSource) -> None:
@@ -149,16 +156,22 @@ class Caches:
 
     def on_capacity(self, slot: int, kv_tokens: float) -> None:
         """The engine told the size of its KV cache."""
-        profile = self._table.profile(slot)
-        self._caches[slot].kv_tokens = kv_tokens
+        cache, profile = self._caches[slot], self._table.profile(slot)
+        cache.kv_tokens = kv_tokens
         if profile["kv_tokens"] != kv_tokens:
             self._table.set_row(slot, profile=(*list(profile.values())[:5], kv_tokens))
+            self._resize(cache)
 
     def on_progress(self, slot: int, tokens: float, now_s: float) -> None:
         """The engine's counter of tokens computed stands here: events must have told of them."""
         cache = self._caches[slot]
         if cache.subscription is not None:
             cache.subscription.on_progress(tokens, now_s)
+
+    def on_adapters(self, slot: int, found: AdaptersInUse, now_s: float) -> None:
+        """The engine told which LoRA adapters it has in use, and how many it keeps."""
+        self._table.set_row(slot, max_loras=found.max_loras)
+        self._adapters.used(slot, found.names, now_s)
 
     def on_sent(self, message: Sent) -> None:
         """Prompts went to engines."""
@@ -185,15 +198,17 @@ class Caches:
                     cache.member.name,
                 )
                 self._assumed.cache(slot).clear()
-            capacity = self._capacity(cache)
-            if not cache.is_exact:
-                self._assumed.cache(slot).resize(capacity)
-            self._table.set_row(slot, full=self.n_blocks(slot) >= FULL * capacity)
+            self._resize(cache)
+            self._table.set_row(slot, full=self.n_blocks(slot) >= FULL * self._capacity(cache))
             if cache.subscription is not None:
                 told = cache.subscription.events.block_tokens
                 if told and told != cache.member.block_tokens:
                     cache.member.block_tokens = told
                     self._on_change()
+
+    def _resize(self, cache: _Cache) -> None:
+        if not cache.is_exact:
+            self._assumed.cache(cache.member.slot).resize(self._capacity(cache))
 
     def _capacity(self, cache: _Cache) -> int:
         """In blocks."""

@@ -75,7 +75,11 @@ class Control:
         self.shared = Shared.create(config.workers, config.index_blocks)
         self.fleet = Fleet(busy=lambda slot: self.shared.table.load(slot)["in_flight"] > 0)
         self.caches = Caches(
-            self.shared.table, self.shared.index, self.fleet.block_tokens_of, self.publish
+            self.shared.table,
+            self.shared.index,
+            self.shared.adapters,
+            self.fleet.block_tokens_of,
+            self.publish,
         )
         self.is_draining = False
         self.access_log: AccessLog | None = None
@@ -297,7 +301,13 @@ class Control:
                 continue
             engine = wanted.pop(member.name, None)
             if engine is not None and _same_place(engine, member.engine):
+                try:
+                    member.labels = self.fleet.label_bits(engine)
+                except FleetError as error:
+                    log.error("reload: engine %s keeps its labels: %s", member.name, error)
+                    continue
                 member.engine = engine
+                self.prober.relabel(member)
                 continue
             self.remove(member)
             if engine is not None:

@@ -48,7 +48,7 @@ class KvFollowing:
     async def look(self, probe: Probe, member: Member) -> None:
         """Ask an engine that answers, if it is time. Never raises on what it answers."""
         rules = self._rules()
-        names = [base_of(name, (member,)) for name in member.models or {}]
+        names = [base_of(name, entry) for name, entry in (member.models or {}).items()]
         names = [name for name in dict.fromkeys(names) if name in rules and rules[name].tokenizer]
         who = (member.slot, member.generation)
         now_s = time.monotonic()

@@ -18,6 +18,8 @@ __all__ = [
     "Drain",
     "Drained",
     "Endpoint",
+    "Explain",
+    "Explained",
     "Fleet",
     "FromWorker",
     "Key",
@@ -65,8 +67,8 @@ class Model(msgspec.Struct, frozen=True):
     """Row in the shared counters; MAX_MODELS - 1 for those beyond."""
     slots: list[int]
     """Endpoints that list it, ascending, whatever their state."""
-    lora: str = ""
-    """The adapter it is; empty: a base model."""
+    parent: str = ""
+    """Of a LoRA adapter: its base model. Empty: it is none."""
     tokenizer: str = ""
     """Of `Fleet.tokenizers`: makes the token ids of its prompts; empty: go by their text."""
     block_tokens: int = 0
@@ -109,6 +111,8 @@ class Key(msgspec.Struct, frozen=True):
     models: list[str] = []
     usage: str = ""
     """'observe', 'exact', or empty: as the model or the gateway says."""
+    labels: list[str] = []
+    """name=value that its requests ask of an endpoint."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -117,6 +121,16 @@ class Settings(msgspec.Struct, frozen=True):
     policy: str = "marginal-cost"
     usage: str = "observe"
     usage_by_model: dict[str, str] = {}
+    labels_by_model: dict[str, list[str]] = {}
+    """name=value that requests for a model or an alias ask of an endpoint."""
+    client_labels: bool = False
+    adapter_load_s: float = 0.5
+    affinity_mode: str = "soft"
+    affinity_headers: tuple[str, ...] = ("x-session-affinity", "x-session-id")
+    """Lower case."""
+    affinity_cookie: str = ""
+    affinity_weight_s: float = 0.5
+    affinity_idle_s: float = 3600.0
     paths: list[str] = []
     cors_origins: list[str] = []
     decision_header: bool = False
@@ -159,6 +173,8 @@ class Fleet(msgspec.Struct, frozen=True, tag="fleet"):
     models_json: bytes
     """Body of GET /v1/models."""
     tokenizers: dict[str, Tokenizer] = {}
+    labels: dict[str, int] = {}
+    """name=value of the endpoints -> its bit in the rows of the table."""
 
 
 class Condemn(msgspec.Struct, frozen=True, tag="condemn"):
@@ -205,6 +221,25 @@ class Sent(msgspec.Struct, frozen=True, tag="sent"):
             at += 16 + 8 * n
 
 
+class Explain(msgspec.Struct, frozen=True, tag="explain"):
+    """Say where a request would go now. It goes nowhere, and nothing is counted."""
+
+    number: int
+    """For the `Explained` that answers it."""
+    head: bytes
+    """As a client would send it, without credentials."""
+    body: Annotated[bytes, msgspec.Meta(max_length=64 << 20)]
+    key: str = ""
+    """Name of the key it is asked with."""
+
+
+class Explained(msgspec.Struct, frozen=True, tag="explained"):
+    """The answer to an `Explain`, as JSON."""
+
+    number: int
+    answer: Annotated[bytes, msgspec.Meta(max_length=64 << 20)]
+
+
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The worker serves; sent once, after its first `Fleet`."""
 
@@ -221,5 +256,5 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
     """Nothing runs any more; the worker exits."""
 
 
-ToWorker = Fleet | Condemn | Drain | Made
-FromWorker = Ready | Access | Drained | Made | Sent
+ToWorker = Fleet | Condemn | Drain | Made | Explain
+FromWorker = Ready | Access | Drained | Made | Sent | Explained

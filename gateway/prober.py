@@ -127,6 +127,10 @@ class Prober:
         self._carry_out(watch, watch.health.undrain(time.monotonic()))
         watch.nudge.set()
 
+    def relabel(self, member: Member) -> None:
+        """Its labels have changed."""
+        self._table.set_row(member.slot, labels=member.labels)
+
     async def close(self) -> None:
         """Stop everything."""
         tasks = [self._ticker, *(w.task for w in self.watches.values() if w.task is not None)]
@@ -242,6 +246,8 @@ class Prober:
         if scrape.generation_tokens is not None:
             tokens = scrape.generation_tokens + (scrape.prompt_tokens or 0.0)
             self._caches.on_progress(slot, tokens, now_s)
+        if scrape.adapters is not None:
+            self._caches.on_adapters(slot, scrape.adapters, now_s)
         load = self._table.load(slot)
         self._carry_out(
             watch,
@@ -330,6 +336,8 @@ class Prober:
             generation=member.generation,
             state=State.UNKNOWN,
             identity=endpoint_hash(member.name),
+            labels=member.labels,
+            max_loras=0,
         )
         self._caches.open(member, PROFILES[member.engine.profile])
 

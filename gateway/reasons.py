@@ -35,6 +35,7 @@ class Reason(IntEnum):
     FORBIDDEN_FIELD = 18
     DRAINING = 19
     UNKNOWN_RESPONSE = 20
+    BAD_LABELS = 24
     # after dispatch: the request fails
     CONNECT_FAILED = 32
     UPSTREAM_LOST = 33
@@ -128,6 +129,9 @@ REASONS: dict[Reason, Words] = {
         "response_not_found",
         "No engine here is known to hold the response '{}': it was made elsewhere, too long ago, "
         "or its engine has gone.",
+    ),
+    Reason.BAD_LABELS: Words(
+        400, INVALID, None, "x-headgate-labels must be written as 'name=value, name=value'."
     ),
     Reason.CONNECT_FAILED: Words(
         503, UNAVAILABLE, "no_endpoint", "No engine accepted a connection: {}", 1

@@ -32,6 +32,8 @@ def describe_endpoint(watch: Watch, table: Table, caches: Caches, now_s: float) 
         "since_s": round(now_s - health.since_s, 3),
         "share": round(health.share(now_s), 3),
         "leaving": member.leaving,
+        "role": member.engine.role,
+        "labels": dict(member.engine.labels),
         "last_probe": watch.last_probe,
         "models": None if member.models is None else sorted(member.models),
         "load": {
@@ -47,6 +49,8 @@ def describe_endpoint(watch: Watch, table: Table, caches: Caches, now_s: float) 
             "kv_usage": scrape.kv_usage,
             "generation_tokens": scrape.generation_tokens,
             "prompt_tokens": scrape.prompt_tokens,
+            "adapters_in_use": None if scrape.adapters is None else list(scrape.adapters.names),
+            "max_loras": None if scrape.adapters is None else scrape.adapters.max_loras,
             "age_s": round(now_s - watch.scrape_s, 3),
         },
         "transitions": [

@@ -15,7 +15,9 @@ import signal
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import uvloop
 
 from gateway import descriptors
@@ -27,6 +29,8 @@ from gateway.messages import (
     Condemn,
     Drain,
     Drained,
+    Explain,
+    Explained,
     Fleet,
     FromWorker,
     Made,
@@ -36,6 +40,7 @@ from gateway.messages import (
     Tokenizer,
     ToWorker,
 )
+from gateway.proxy._explain import explain
 from gateway.proxy._plane import Plane, keep_freed_memory
 from gateway.proxy._pool import Pool
 from gateway.proxy._session import Session
@@ -140,6 +145,8 @@ class Worker:
             self.plane.condemn(order.slot, order.generation, order.why, order.hung)
         elif isinstance(order, Made):
             self.plane.made(order.response, order.slot, order.generation, order.holder)
+        elif isinstance(order, Explain):
+            self._explain(order)
         elif isinstance(order, Drain):
             if self._drain is not None:
                 self._drain.cancel()
@@ -163,6 +170,13 @@ class Worker:
                     samples=tokenizer.samples,
                 )
                 self.plane.tokenizing.load(name, load)
+
+    def _explain(self, order: Explain) -> None:
+        def answer(found: dict[str, Any]) -> None:
+            assert self._channel is not None
+            self._channel.send(Explained(order.number, msgspec.json.encode(found)))
+
+        explain(self.plane, order.head, order.body, order.key, answer)
 
     async def _listen(self) -> None:
         assert self._channel is not None

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
+from router._hash cimport root_of
 from router._table cimport MAX_SLOTS, MAX_TRIED, Table
 
 cdef enum:
@@ -25,6 +26,20 @@ cdef struct Ask:
     uint64_t affinity       # what requests that shall meet again have in common; 0: nothing
     int32_t home            # the slot that had this session last; -1: none
     double home_s           # what leaving it costs, in seconds
+    uint64_t session        # of the request, hashed; 0: it names none
+    bint is_bound           # it must stay at its session's endpoint
+    uint64_t adapter        # its LoRA adapter, hashed; 0: none
+    const float* load_s     # by slot: seconds until the adapter is there; NULL: none is asked for
+
+cdef enum:
+    # Why a slot does not get a request.
+    MAY = 0                 # it may
+    NOT_READY = 1           # by its state
+    ON_TRIAL = 2            # it has its one request
+    LABELS = 3              # a label that is asked for is missing
+    FULL = 4                # as many requests as it takes
+    TRIED = 5               # it had this one already
+    NOT_HOME = 6            # another endpoint has its session
 
 cdef class Policy:
     cdef readonly str name
@@ -39,8 +54,24 @@ cdef class Policy:
     # A number in [0, 1).
     cdef double draw(self) noexcept nogil
 
-# May this slot get this request? (state, trial rule, room, labels, not tried)
-cdef bint may_take(Table table, const Ask* ask, int slot) noexcept nogil
+    # What each candidate of a request that was picked for costs, and why: see `explain`.
+    cdef list explained(self, Table table, const Ask* ask)
+
+# Why this slot does not get this request; MAY: it may have it.
+cdef int bar(Table table, const Ask* ask, int slot) noexcept nogil
+
+cdef inline bint may_take(Table table, const Ask* ask, int slot) noexcept nogil:
+    return bar(table, ask, slot) == MAY
+
+# Of the endpoints the one with the highest rank is a key's: rendezvous hashing (Thaler and
+# Ravishankar 1998). The same in every gateway, for endpoints that have a name.
+cdef inline uint64_t rank(Table table, uint64_t key, int slot) noexcept nogil:
+    cdef uint64_t[2] pair
+    pair[0] = key
+    pair[1] = table.rows[slot].identity
+    if pair[1] == 0:
+        pair[1] = <uint64_t>slot + 1
+    return root_of(pair, sizeof(pair))
 
 # Prompt tokens that this slot has cached; the last one is always computed.
 cdef inline double hit_tokens(Table table, const Ask* ask, int slot) noexcept nogil:

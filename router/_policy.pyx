@@ -9,6 +9,10 @@ from router._table cimport MAX_SLOTS, MAX_TRIED, State, Table
 # Typed: a literal of 64 bits would make the products Python's, which do not wrap.
 cdef uint64_t SPREAD = 0x9e3779b97f4a7c15
 cdef uint64_t SCRAMBLE = 0x2545f4914f6cdd1d
+cdef list WHY_NOT = [
+    "", "not ready", "on trial with its one request", "lacks a label", "full", "tried already",
+    "not the session's endpoint",
+]
 
 
 cdef class Policy:
@@ -20,6 +24,8 @@ cdef class Policy:
 
     reads_prompts = False
     """Whether it uses `depths` or `affinity`: if not, prompts need not be hashed."""
+    counts_seconds = False
+    """Whether a cost is in seconds."""
     terms = ()
     """Names of what makes up a cost, in the order of `cost`'s `terms`."""
 
@@ -81,21 +87,27 @@ cdef class Policy:
         return None if slot < 0 else slot
 
     def explain(self, Table table, slots, tried=(), **ask):
-        """What `choose` would weigh, by slot: {"may_take": bool, "cost": float, term: float}."""
+        """What `choose` would weigh, by slot: {"may_take": bool, "why_not": str (empty: it may),
+        "cost": float, term: float}. Terms whose names end in _s are seconds."""
         cdef Question question = Question(table, slots, tried, ask)
-        cdef double[MAX_TERMS] terms
-        cdef int slot
-        found = {}
         self.prepare(table, &question.ask)
-        for slot in slots:
+        return {entry.pop("slot"): entry for entry in self.explained(table, &question.ask)}
+
+    cdef list explained(self, Table table, const Ask* ask):
+        cdef double[MAX_TERMS] terms
+        cdef int index, slot, why
+        found = []
+        for index in range(ask.n_slots):
+            slot = ask.slots[index]
             memset(terms, 0, sizeof(terms))
-            entry = {
-                "may_take": may_take(table, &question.ask, slot),
-                "cost": self.cost(table, &question.ask, slot, terms),
-            }
-            for index, name in enumerate(self.terms):
-                entry[name] = terms[index]
-            found[slot] = entry
+            cost = self.cost(table, ask, slot, terms)
+            why = bar(table, ask, slot)
+            if why == MAY and ask.is_bound and slot != ask.home:
+                why = NOT_HOME
+            found.append({
+                "slot": slot, "may_take": why == MAY, "why_not": WHY_NOT[why], "cost": cost,
+                **{name: terms[at] for at, name in enumerate(self.terms)},
+            })
         return found
 
 
@@ -146,6 +158,8 @@ cdef class Question:
             self.ask.home = value
         elif name == "home_s":
             self.ask.home_s = value
+        elif name == "is_bound":
+            self.ask.is_bound = value
         elif name == "depths":
             memset(self.depths, 0, sizeof(self.depths))
             for slot, depth in value.items():
@@ -155,16 +169,19 @@ cdef class Question:
             raise TypeError(f"an ask has no {name!r}")
 
 
-cdef bint may_take(Table table, const Ask* ask, int slot) noexcept nogil:
+cdef int bar(Table table, const Ask* ask, int slot) noexcept nogil:
     cdef int index
     cdef int state = table.rows[slot].state
-    if state != <int>State.READY and (state != <int>State.TRIAL or table.in_flight(slot) > 0):
-        return False
+    if state != <int>State.READY:
+        if state != <int>State.TRIAL:
+            return NOT_READY
+        if table.in_flight(slot) > 0:
+            return ON_TRIAL
     if ask.labels & ~table.rows[slot].labels:
-        return False
-    if 0 < table.rows[slot].max_in_flight <= table.in_flight(slot):
-        return False
+        return LABELS
     for index in range(ask.n_tried):
         if ask.tried[index] == slot:
-            return False
-    return True
+            return TRIED
+    if 0 < table.rows[slot].max_in_flight <= table.in_flight(slot):
+        return FULL
+    return MAY

@@ -1,14 +1,18 @@
 """See _router.pxd."""
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from router._adapters cimport Adapters
 from router._booking cimport Booker, Booking
 from router._demand cimport Demand
+from router._hash cimport root_of
 from router._index cimport Index, Matcher
 from router._keying cimport Prompt
 from router._policy cimport Ask, Policy, hit_tokens
 from router._recent cimport Recent
+from router._sessions cimport Sessions, bound
 from router._table cimport MAX_SLOTS, Table
 
 
@@ -16,16 +20,19 @@ cdef class Router:
     """`index`: what the endpoints hold, as far as the control process knows; None: nothing.
 
     `scale`: by how much the whole load is more than what comes this way. `booker`: what books, if
-    not on `table`, so that policies see another load than the booked one (in the lab).
+    not on `table`, so that policies see another load than the booked one (in the lab). `sessions`,
+    `adapters`: what all workers know of them; requests that name one need it.
     """
 
     def __init__(self, Table table, int worker, Policy policy, Index index, double scale=1.0,
-                 Booker booker=None):
+                 Booker booker=None, Sessions sessions=None, Adapters adapters=None):
         self.table = table
         self.booker = Booker(table, worker) if booker is None else booker
         self.policy = policy
         self.reads_prompts = policy.reads_prompts
         self.scale = scale
+        self.sessions = sessions
+        self.adapters = adapters
         self.recent = Recent()
         indexes = [self.recent.young, self.recent.old]
         if index is not None:
@@ -35,6 +42,8 @@ cdef class Router:
 
     cdef int pick(self, Ask* ask, Prompt prompt, Demand demand) noexcept:
         cdef int slot
+        cdef int n_slots = ask.n_slots
+        cdef const int32_t* slots = ask.slots
         ask.depths = NULL
         if prompt is not None:
             ask.n_tokens = prompt.n_tokens
@@ -52,7 +61,19 @@ cdef class Router:
             ask.pressure = self.scale * max(1.0, self.table.common.scale) * demand.pressure(
                 ask.n_slots, ask.now_s)
             ask.hit_ratio = demand.hit_ratio()
+        if ask.adapter and self.adapters is not None:
+            self.adapters.price(self.table, ask.adapter, slots, n_slots, ask.now_s, self.load_s)
+            ask.load_s = self.load_s
+        if ask.session and self.sessions is not None:
+            ask.home = self.sessions.find(self.table, ask.session, ask.now_s)
+            if ask.is_bound:
+                ask.home = bound(self.table, ask)
+                if ask.home >= 0:
+                    ask.slots = &ask.home
+                    ask.n_slots = 1
         slot = self.policy.pick(self.table, ask)
+        ask.slots = slots
+        ask.n_slots = n_slots
         if slot >= 0:
             self.last_hit_tokens = hit_tokens(self.table, ask, slot)
         return slot
@@ -61,6 +82,10 @@ cdef class Router:
                    Prompt prompt, Demand demand, bint is_seen) noexcept:
         cdef size_t known = 0
         self.booker.book(booking, slot, ask.n_tokens, cached, is_seen, ask.now_s)
+        if ask.session and self.sessions is not None:
+            self.sessions.note(self.table, ask.session, slot, ask.now_s)
+        if ask.adapter and self.adapters is not None:
+            self.adapters.note(ask.adapter, slot, ask.now_s)
         if not self.reads_prompts:
             return      # and asks for no demand either
         demand.booked(booking.prefill_s, ask.n_tokens, cached, ask.now_s)
@@ -72,11 +97,13 @@ cdef class Router:
 
     def send(self, Demand demand not None, slots, const uint64_t[::1] keys, double n_tokens,
              double block_tokens, double now_s, *, bint is_seen=True, double doubt=0.0,
-             double out_tokens=0.0):
+             double out_tokens=0.0, uint64_t session=0, bint is_bound=False, double home_s=0.0,
+             str adapter="", uint64_t labels=0):
         """`pick` and `book` for Python callers: a Dispatch; None: no endpoint may have it."""
         cdef Dispatch dispatch = Dispatch()
         cdef int32_t[MAX_SLOTS] array
         cdef Ask ask
+        cdef bytes key
         cdef int index, slot
         if len(slots) > MAX_SLOTS:
             raise ValueError(f"more than {MAX_SLOTS} slots")
@@ -91,6 +118,13 @@ cdef class Router:
         ask.home = -1
         ask.doubt = doubt
         ask.out_tokens = out_tokens
+        ask.session = session
+        ask.is_bound = is_bound
+        ask.home_s = home_s
+        ask.labels = labels
+        if adapter:
+            key = adapter.encode()
+            ask.adapter = root_of(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
         self.prompt.resize(keys.shape[0])
         if keys.shape[0]:
             memcpy(self.prompt.keys, &keys[0], keys.shape[0] * sizeof(uint64_t))

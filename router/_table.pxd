@@ -42,6 +42,7 @@ cdef struct Row:
     float missing           # share of the cached tokens expected there that are not found there
     uint64_t labels         # one bit per label
     uint64_t identity       # hash of its name: the same in every gateway
+    int32_t max_loras       # LoRA adapters that it keeps loaded; 0: not known
     Profile profile
 
 cdef struct Sums:

@@ -45,6 +45,7 @@ class Table:
         missing: float | None = None,
         labels: int | None = None,
         identity: int | None = None,
+        max_loras: int | None = None,
         profile: Sequence[float] | None = None,
     ) -> None: ...
     def row(self, slot: int) -> tuple[State, float, int]: ...

@@ -44,6 +44,7 @@ cdef class Table:
 
     def set_row(self, int slot, *, state=None, share=None, generation=None, full=None,
                 max_in_flight=None, rtt_s=None, missing=None, labels=None, identity=None,
+                max_loras=None,
                 profile=None):
         """Write the given fields of a row (control process only).
 
@@ -62,6 +63,8 @@ cdef class Table:
             self.rows[slot].labels = labels
         if identity is not None:
             self.rows[slot].identity = identity
+        if max_loras is not None:
+            self.rows[slot].max_loras = max_loras
         if profile is not None:
             base, token, token_ctx, seq, ctx, kv_tokens = profile
             self.rows[slot].profile = Profile(base, token, token_ctx, seq, ctx, kv_tokens)

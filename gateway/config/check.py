@@ -1,7 +1,9 @@
 """What no single field can tell: rules between fields, and files that must be there."""
 
+import re
 import ssl
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -16,6 +18,7 @@ from router.policy import POLICIES
 MAX_URL = 2048
 # For a `tokenizer`: none here, the engine has one.
 ASK = "engine"
+LABEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 
 __all__ = ["ASK", "check", "check_engine", "engine_name", "ranks_of"]
 
@@ -29,6 +32,7 @@ def check(config: Config) -> list[str]:
         *_keys(config),
         *_policy(config),
         *_bus(config),
+        *_labels(config),
     ]
 
 
@@ -51,6 +55,8 @@ def check_engine(engine: Engine) -> None:
         raise ValueError("rank: is set by `data_parallel` for each rank; keep one")
     if engine.profile not in PROFILES:
         raise ValueError(f"profile: expected one of {', '.join(PROFILES)}, got {engine.profile!r}")
+    for text in _label_names(engine.labels):
+        raise ValueError(f"labels.{text}")
     if not engine.ca_file:
         return
     if not Path(engine.ca_file).is_file():
@@ -160,6 +166,27 @@ def _bus(config: Config) -> list[str]:
     except ValueError as error:
         return [f"bus.url: {error}"]
     return []
+
+
+def _labels(config: Config) -> list[str]:
+    asking = [(f"models.{name}", rule.labels) for name, rule in config.models.items()]
+    asking += [(f"keys[{index}]", key.labels) for index, key in enumerate(config.keys)]
+    found = []
+    for path, labels in asking:
+        role = labels.get("role", "decode")
+        if role not in ("prefill", "decode"):
+            found.append(f"{path}.labels.role: expected one of prefill, decode, got {role!r}")
+        plain = {name: value for name, value in labels.items() if name != "role"}
+        found += [f"{path}.labels.{text}" for text in _label_names(plain)]
+    return found
+
+
+def _label_names(labels: Mapping[str, str]) -> Iterator[str]:
+    for name in labels:
+        if name == "role":
+            yield "role: the role is no label; give the engine's `role`"
+        elif not LABEL_NAME.fullmatch(name):
+            yield f"{name}: expected a name like {LABEL_NAME.pattern}"
 
 
 def _twice(values: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ Key names in the file are the field names. Durations are seconds (`_s`), sizes b
 in `Meta`, so that the reader can say what it expected.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -14,6 +15,7 @@ from gateway.config.secret import Secret
 
 __all__ = [
     "Admin",
+    "Affinity",
     "Bus",
     "Config",
     "Drain",
@@ -26,6 +28,7 @@ __all__ = [
     "ModelRule",
     "Retry",
     "Timeouts",
+    "label_texts",
 ]
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -39,6 +42,10 @@ Kind = Literal["vllm", "sglang", "openai"]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:\[\]-]*$", max_length=200)]
 Digest = Annotated[str, Meta(pattern=r"^(sha256:)?[0-9a-fA-F]{64}$")]
 EnginePath = Annotated[str, Meta(pattern=r"^/")]
+HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", max_length=63)]
+CookieName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]*$")]
+Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=63)]
+Role = Literal["both", "prefill", "decode"]
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +107,11 @@ class Engine(Struct, frozen=True, kw_only=True):
     """The one data-parallel rank that requests go to; set for each by `data_parallel`."""
     keep_alive_s: Seconds | None = None
     """Idle connections close after this; default: below the kind's own keep-alive (4 s)."""
+    role: Role = "both"
+    """Which half of a request it serves. Clients' requests go to those that decode (both, decode);
+    one of role prefill gets only what asks for the label `role: prefill`."""
+    labels: dict[str, Label] = {}
+    """What models, keys and clients may ask for, such as `gpu: h100`."""
 
 
 class ModelRule(Struct, frozen=True, kw_only=True):
@@ -118,6 +130,8 @@ class ModelRule(Struct, frozen=True, kw_only=True):
     holds. Default: by their text, with what was sent there."""
     chat_template: str = ""
     """File of the chat template that the engines were started with; default: the folder's own."""
+    labels: dict[str, Label] = {}
+    """Requests that name the model, or this alias, go only to engines with all these labels."""
 
 
 class Key(Struct, frozen=True, kw_only=True):
@@ -131,6 +145,8 @@ class Key(Struct, frozen=True, kw_only=True):
     """Models and aliases it may use; empty: all."""
     usage: Usage | None = None
     """Overrides the model's and the gateway's `usage`."""
+    labels: dict[str, Label] = {}
+    """Its requests go only to engines with all these labels."""
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -233,6 +249,27 @@ class Bus(Struct, frozen=True, kw_only=True):
     many as were heard of last."""
 
 
+class Affinity(Struct, frozen=True, kw_only=True):
+    """Requests that name the same session, and where they meet again."""
+
+    mode: Literal["soft", "hard", "off"] = "soft"
+    """soft: leaving the session's engine costs `weight_s`, and is done where that pays; a term of
+    the policy marginal-cost, which alone counts in seconds. hard: the session stays as long as its
+    engine is up, whatever the policy, and moves once if it dies."""
+    headers: list[HeaderName] = msgspec.field(
+        default_factory=lambda: ["x-session-affinity", "x-session-id"]
+    )
+    """Request headers that name a session; the first of the list that is there counts."""
+    cookie: CookieName = ""
+    """Cookie that does, where none of the headers is there; empty: none."""
+    weight_s: SecondsOrNone = 0.5
+    """About what an 8B model on an H100 takes for the 10,000 tokens of an agent's context. What the
+    prefix index knows of is counted beside it."""
+    idle_s: Seconds = 3600.0
+    """A session without a request for this long is forgotten; an engine's cache forgets sooner.
+    Above 4 h there is no telling."""
+
+
 class Log(Struct, frozen=True, kw_only=True):
     """What the gateway says of itself, on standard error."""
 
@@ -264,6 +301,14 @@ class Config(Struct, frozen=True, kw_only=True):
     usage: Usage = "observe"
     """observe: read usage where the engine sends it, else estimate. exact: ask the engine for it
     in every stream and hide what the client did not ask for."""
+    affinity: Affinity = Affinity()
+    adapter_load_s: SecondsOrNone = 0.5
+    """What it costs to ask for a LoRA adapter at an engine that has it in none of its slots, where
+    one is free; twice that where it displaces another. Some 0.05 s from host memory, 1 s from
+    disk. A term of marginal-cost; 0: adapters are spread like base models."""
+    client_labels: bool = False
+    """Heed clients' `x-headgate-labels: name=value, ...`, beside what model and key ask for. Off:
+    clients do not choose engines."""
     paths: list[EnginePath] = []
     """Further request paths that go to the engines, besides OpenAI's own."""
     cors_origins: list[str] = []
@@ -306,6 +351,7 @@ class Config(Struct, frozen=True, kw_only=True):
                 bytes.fromhex(key.digest.removeprefix("sha256:")),
                 list(key.models),
                 key.usage or "",
+                label_texts(key.labels),
             )
             for key in self.keys
         ]
@@ -317,6 +363,16 @@ class Config(Struct, frozen=True, kw_only=True):
             policy=self.policy,
             usage=self.usage,
             usage_by_model={n: rule.usage for n, rule in self.models.items() if rule.usage},
+            labels_by_model={
+                n: label_texts(rule.labels) for n, rule in self.models.items() if rule.labels
+            },
+            client_labels=self.client_labels,
+            adapter_load_s=self.adapter_load_s,
+            affinity_mode=self.affinity.mode,
+            affinity_headers=tuple(name.lower() for name in self.affinity.headers),
+            affinity_cookie=self.affinity.cookie,
+            affinity_weight_s=self.affinity.weight_s,
+            affinity_idle_s=self.affinity.idle_s,
             paths=list(self.paths),
             cors_origins=list(self.cors_origins),
             decision_header=self.decision_header,
@@ -344,3 +400,8 @@ class Config(Struct, frozen=True, kw_only=True):
             log_level=self.log.level,
             log_format=self.log.format,
         )
+
+
+def label_texts(labels: Mapping[str, str]) -> list[str]:
+    """Labels as they are told: name=value each."""
+    return [f"{name}={value}" for name, value in sorted(labels.items())]

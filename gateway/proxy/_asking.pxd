@@ -1,4 +1,4 @@
-"""Asks an engine for a prompt's token ids (POST /tokenize), where they are not made here.
+"""A prompt's token ids: made beside the loop, or asked of an engine (POST /tokenize).
 
 The question goes over the connections that requests use, to the endpoint of the model that has
 the least to do. It is no dispatch: nothing is booked, nothing counted against the endpoint, and
@@ -31,5 +31,6 @@ cdef class Asking(Sink):
     cdef int _feed(self, bytes data, size_t at) except -1
     cdef int _end(self, str how, object ids) except -1
 
-# Ask for the ids of this request's prompt. None: `callback` has been called with None already.
-cdef Asking ask(Plane plane, Request request, object callback)
+# Get the ids of this request's prompt, which wants them. What works on it, to `cancel`; None:
+# `callback` has been called with None already.
+cdef object make_ids(Plane plane, Request request, object callback)

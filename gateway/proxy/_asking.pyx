@@ -24,6 +24,14 @@ cdef double PATIENCE_S = 0.1
 log = logging.getLogger("headgate.asking")
 
 
+cdef object make_ids(Plane plane, Request request, object callback):
+    if request.served.asks:
+        return ask(plane, request, callback)
+    return plane.tokenizing.submit(
+        request.served.tokenizer, request.path.name, bytes(request.body), callback
+    )
+
+
 cdef Asking ask(Plane plane, Request request, object callback):
     cdef Pool pool = _idlest(plane, request.served)
     cdef Asking asking

@@ -14,6 +14,7 @@ cdef class Attempts:
     cdef int n_dispatches
     cdef bint refreshed
     cdef bint redispatched
+    cdef list weighed               # what the candidates cost, for x-headgate-decision; else None
     cdef int deaths                 # engines that died, or may have died, with it on board
     cdef void begin(self, Request request) noexcept
     # The slot to ask next; -1: there is none, or the request has been at enough of them.
@@ -22,5 +23,7 @@ cdef class Attempts:
     cdef int again(self, Request request, int cause, Pool pool, double now_s) except? -2
     # It goes to this slot now.
     cdef void went(self, int slot) noexcept
+    # What the candidates of the last pick cost: see Policy.explain, and `slot`.
+    cdef list weigh(self)
     # private
     cdef bint _spend(self) except -1

@@ -32,6 +32,16 @@ cdef class Attempts:
         self.ask.home = -1
         self.ask.out_tokens = request.max_tokens
         self.ask.n_tokens = request.prompt.n_tokens
+        self.ask.labels = request.course.labels | request.key_labels
+        if not self.ask.labels & self.plane.steering.roles:
+            self.ask.labels |= self.plane.steering.serves
+        self.ask.adapter = request.served.adapter
+        if request.course.session:
+            # Of one model: another one's engines are others.
+            self.ask.session = request.course.session ^ request.served.root
+            self.ask.home_s = self.plane.steering.weight_s
+            self.ask.is_bound = self.plane.steering.is_bound
+        self.weighed = None
         self.n_dispatches = self.deaths = 0
         self.refreshed = self.redispatched = self.fresh = False
 
@@ -50,7 +60,12 @@ cdef class Attempts:
         if slot < 0 or self.plane.pools[slot] is None:
             return -1
         self.hit_tokens = self.plane.router.last_hit_tokens
+        if self.plane.decision_header:
+            self.weighed = self.weigh()
         return slot
+
+    cdef list weigh(self):
+        return self.plane.router.policy.explained(self.plane.table, &self.ask)
 
     cdef void went(self, int slot) noexcept:
         self.ask.tried[self.ask.n_tried] = slot

@@ -88,7 +88,6 @@ cdef class Exchange(Sink):
     cdef int on_head(self, Upstream upstream, bytes data, const Head* head) except -1
     cdef int on_body(self, Upstream upstream, bytes data) except -1
     cdef int _kind(self, const char* p, const Head* head) noexcept
-    cdef bytes _decision(self)
     cdef int _feed(self, bytes data, size_t at) except -1
     cdef bint _held_back(self, bytes out) except -1
     cdef bint _gave_up(self, bytes out) except -1

@@ -16,8 +16,9 @@ from gateway.http._head cimport Head
 from gateway.http._write cimport Buffer
 from gateway.proxy._account cimport Account
 from gateway.proxy._answer cimport relayed_head
-from gateway.proxy._asking cimport ask
+from gateway.proxy._asking cimport make_ids
 from gateway.proxy._attempts cimport Attempts
+from gateway.proxy._explain cimport decision_line
 from gateway.proxy._plane cimport Plane, now_s
 from gateway.proxy._pool cimport Pool
 from gateway.proxy._relay cimport BodyKind, Relay
@@ -79,16 +80,10 @@ cdef class Exchange(Sink):
         return self._route()
 
     cdef int _make_ids(self) except -1:
-        cdef Request request = self.request
         self.stage = Stage.HELD
         self.account.leave()
         # Whatever the answer, `_on_ids` is called: perhaps before this returns.
-        if request.served.asks:
-            self.job = ask(self.plane, request, self._on_ids)
-        else:
-            self.job = self.plane.tokenizing.submit(
-                request.served.tokenizer, request.path.name, bytes(request.body), self._on_ids
-            )
+        self.job = make_ids(self.plane, self.request, self._on_ids)
         return 0
 
     def _on_ids(self, ids):
@@ -116,7 +111,9 @@ cdef class Exchange(Sink):
             return "no engine is known yet"
         name = self.request.served.name
         what = f"the model '{name}'" if name else "this path"
-        return f"{self.attempts.ask.n_slots} known for {what}, none of them ready"
+        text = f"{self.attempts.ask.n_slots} known for {what}, none of them ready"
+        labels = self.plane.label_texts(self.request.course.labels | self.request.key_labels)
+        return f"{text} and labelled {', '.join(labels)}" if labels else text
 
     cdef int _dispatch(self, int slot) except -1:
         cdef Upstream upstream
@@ -191,7 +188,8 @@ cdef class Exchange(Sink):
         self.gathers = head.status >= 500 or head.status == 429
         self.pending = relayed_head(
             self.plane, self.request, self.relay, p, head,
-            self._decision() if self.plane.decision_header else None,
+            decision_line(self.plane, self.attempts, self.slot)
+            if self.attempts.weighed is not None else None,
         )
         self.stage = Stage.HOLDING
         self.account.last_s = self.account.entered_s
@@ -206,15 +204,6 @@ cdef class Exchange(Sink):
             return BodyKind.OPAQUE
         return _kind_of(p + head.fields[head.content_type].value.start,
                         head.fields[head.content_type].value.size)
-
-    cdef bytes _decision(self):
-        return (
-            f"x-headgate-decision: endpoint={self.pool.endpoint.name} "
-            f"policy={self.plane.router.policy.name} candidates={self.attempts.ask.n_slots} "
-            f"in-flight={self.plane.table.in_flight(self.slot)} "
-            f"cached-tokens={self.attempts.hit_tokens:.0f}/{self.attempts.ask.n_tokens:.0f} "
-            f"dispatches={self.attempts.n_dispatches}\r\n"
-        ).encode()
 
     cdef int _feed(self, bytes data, size_t at) except -1:
         cdef int fault = self.relay.feed(data, at)

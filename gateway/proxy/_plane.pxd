@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 from gateway._shared cimport Shared
 from gateway.http._head cimport Head
 from gateway.http._write cimport Buffer
+from gateway.proxy._steering cimport Steering
 from gateway.proxy._wheel cimport Wheel
 from router._demand cimport Demand
 from router._keying cimport Prompt
@@ -22,7 +23,8 @@ cdef class Served:
     cdef int64_t* words             # its counters in this worker's column
     cdef bint exact_usage
     cdef uint64_t root              # of its prompts' block hashes, by their text
-    cdef readonly str lora          # the adapter it is; '': none
+    cdef uint64_t adapter           # the same of a LoRA adapter; 0: it is none
+    cdef readonly str lora          # its name, if it is an adapter
     cdef readonly str tokenizer     # of plane.tokenizing; '': prompts go by their text
     cdef size_t block_tokens        # in a block of token ids
     cdef bint asks                  # an engine is asked for them
@@ -34,6 +36,7 @@ cdef class Holder:
     cdef readonly str name
     cdef frozenset models           # None: all of them
     cdef str usage                  # '', 'observe' or 'exact'
+    cdef uint64_t labels            # bits that its requests' endpoints must have
 
 cdef enum Local:
     RELAYED = 0     # goes to an engine
@@ -81,6 +84,8 @@ cdef class Plane:
     cdef list pools                 # by slot: Pool or None
     cdef dict paths                 # path as bytes -> Path; found ones, bounded
     cdef tuple extra_routes
+    cdef Steering steering
+    cdef dict model_labels          # model or alias as UTF-8 -> bits; only those that have any
     cdef Served unnamed             # every endpoint: for requests that name no model
     cdef bint complete
     cdef bytes models_json
@@ -133,3 +138,5 @@ cdef class Plane:
     # For errors: some of the models and aliases there are; `allowed`: of these only.
     cdef str served_names(self, frozenset allowed)
     cdef Path _find_path(self, bytes name)
+    # For people: the labels of these bits.
+    cdef list label_texts(self, uint64_t labels)

@@ -25,6 +25,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from gateway._shared cimport Area, Count, Shared, observe, short_bounds_s
 from gateway.http._write cimport Buffer
+from gateway.proxy._steering cimport NOBODY, Steering
 from gateway.proxy._wheel cimport Wheel
 from router._demand cimport Demand
 from router._hash cimport root_of
@@ -83,14 +84,15 @@ cdef bint climbs(bytes path) except -1:
 
 
 cdef class Served:
-    def __init__(self, str name, slots, bint exact_usage, Demand demand, str lora="",
+    def __init__(self, str name, slots, bint exact_usage, Demand demand, bint is_adapter=False,
                  str tokenizer="", size_t block_tokens=0, bint asks=False):
         cdef int index, slot
         self.name = name
         self.key = name.encode()
         self.demand = demand
         self.root = root_of(PyBytes_AS_STRING(self.key), PyBytes_GET_SIZE(self.key))
-        self.lora = lora
+        self.adapter = self.root if is_adapter else 0
+        self.lora = name if is_adapter else ""
         self.tokenizer = tokenizer
         self.block_tokens = block_tokens
         self.asks = asks
@@ -116,10 +118,11 @@ cdef class Served:
 
 
 cdef class Holder:
-    def __init__(self, str name, models, str usage):
+    def __init__(self, str name, models, str usage, uint64_t labels):
         self.name = name
         self.models = frozenset([model.encode() for model in models]) if models else None
         self.usage = usage
+        self.labels = labels
 
 
 cdef class Path:
@@ -190,16 +193,16 @@ cdef class Plane:
         cdef Served served
         cdef int index
         self.models = {}
-        names = {model.name for model in fleet.models} | {""}
+        # An adapter's requests are the same engines' work as its base model's.
+        names = {model.parent or model.name for model in fleet.models} | {""}
         self.demands = {name: self.demands[name] for name in self.demands if name in names}
         asked = {name for name, one in fleet.tokenizers.items() if not one.folder}
         for model in fleet.models:
             served = Served(
                 model.name, [slot for slot in model.slots if self.pools[slot] is not None],
                 fleet.settings.usage_by_model.get(model.name, fleet.settings.usage) == "exact",
-                self.demands.setdefault(model.name, Demand()),
-                model.lora, model.tokenizer, model.block_tokens,
-                model.tokenizer in asked,
+                self.demands.setdefault(model.parent or model.name, Demand()),
+                bool(model.parent), model.tokenizer, model.block_tokens, model.tokenizer in asked,
             )
             index = model.index
             served.words = self.counts + <int>Area.MODELS + index * <int>Area.MODEL_WIDTH
@@ -216,7 +219,15 @@ cdef class Plane:
                 for name, choices in fleet.aliases.items()
             }
         self.credentials = {}
-        self.keys = {key.digest: Holder(key.name, key.models, key.usage) for key in fleet.keys}
+        self.steering = Steering(fleet.settings, fleet.labels)
+        self.model_labels = {
+            name.encode(): self.steering.mask(texts)
+            for name, texts in fleet.settings.labels_by_model.items()
+        }
+        self.keys = {
+            key.digest: Holder(key.name, key.models, key.usage, self.steering.mask(key.labels))
+            for key in fleet.keys
+        }
         self.complete = fleet.complete
         self.models_json = fleet.models_json
         self.cards = {
@@ -232,8 +243,11 @@ cdef class Plane:
         if before is None or before.policy != settings.policy:
             self.router = Router(
                 self.table, self.column, make_policy(settings.policy, self.column),
-                self.shared.index, self.shared.n_workers,
+                self.shared.index, self.shared.n_workers, None, self.shared.sessions,
+                self.shared.adapters,
             )
+        self.shared.sessions.idle_s = settings.affinity_idle_s
+        self.shared.adapters.load_s = settings.adapter_load_s
         if before is None or (before.retry_share, before.retry_floor, before.retry_window_s) != (
             settings.retry_share, settings.retry_floor, settings.retry_window_s
         ):
@@ -333,6 +347,14 @@ cdef class Plane:
         if len(found) > SHOWN_NAMES:
             names.append(f"and {len(found) - SHOWN_NAMES} more (see /v1/models)")
         return ", ".join(names) or "nothing yet"
+
+    cdef list label_texts(self, uint64_t labels):
+        cdef uint64_t bit
+        found = []
+        for text, bit in self.steering.bits.items():
+            if labels & bit:
+                found.append(text.decode())
+        return found + (["one that no engine has"] if labels & NOBODY else [])
 
     cdef bytes new_request_id(self):
         cdef Py_ssize_t before = PyBytes_GET_SIZE(self.id_prefix)

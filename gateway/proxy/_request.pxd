@@ -3,11 +3,12 @@
 No I/O here. The readers answer with a Reason (0: go on) and leave its details in `details`.
 """
 
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 
 from gateway.http._head cimport Head
 from gateway.proxy._envelope cimport Envelope, Value
-from gateway.proxy._plane cimport Path, Plane, Served
+from gateway.proxy._plane cimport Holder, Path, Plane, Served
+from gateway.proxy._steering cimport Course
 from router._keying cimport Prompt
 
 cdef class Request:
@@ -29,7 +30,11 @@ cdef class Request:
     # from the key
     cdef str holder                 # its name; None: no keys here
     cdef frozenset allowed          # models as UTF-8; None: all
+    cdef uint64_t key_labels        # that its endpoint must have
     cdef bint usage_is_set          # by the key, against model and gateway
+    cdef bint is_vouched            # the admin asks: no credentials are wanted
+    # from head, key and model: where it shall go
+    cdef Course course
     # from the body
     cdef object body                # None, or bytes-like: kept until the response begins
     cdef int64_t body_size
@@ -55,7 +60,10 @@ cdef class Request:
     cdef bint wants_ids(self) noexcept
     # Here they are, as array("I"): the prompt's blocks are made of them.
     cdef int take_ids(self, object ids) except -1
+    # It is asked with the key of this name; False: there is none.
+    cdef bint vouch(self, str key) except -1
     # private
+    cdef void _grant(self, Holder holder) noexcept
     cdef int _refuse(self, int reason, tuple details) except -1
     cdef int _read_framing(self, const char* p, const Head* head) except -1
     cdef int _read_request_id(self, const char* p, const Head* head) except -1

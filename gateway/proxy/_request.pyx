@@ -82,6 +82,7 @@ cdef class Request:
         self.prompt_bytes = 0
         self.max_tokens = 0
         self.cache_salt = None
+        self.course.session = self.course.labels = self.key_labels = 0
 
     cdef int _refuse(self, int reason, tuple details) except -1:
         self.details = details
@@ -128,6 +129,10 @@ cdef class Request:
         if self.path.body == BODY_MULTIPART and head.content_type >= 0:
             value = head.fields[head.content_type].value
             self.content_type = p[value.start:value.start + value.size]
+        if self.plane.steering.sizes:
+            self.plane.steering.read(p, head, &self.course)
+            if self.course.is_malformed:
+                return self._refuse(Reason.BAD_LABELS, ())
         self._keep_fields(p, head)
         return 0
 
@@ -157,7 +162,7 @@ cdef class Request:
     cdef bint authorize(self, const char* p, const Head* head) except -1:
         cdef Holder holder
         cdef Span value
-        if not self.plane.keys:
+        if not self.plane.keys or self.is_vouched:
             return True
         if head.authorization >= 0:
             value = head.fields[head.authorization].value
@@ -172,11 +177,23 @@ cdef class Request:
         holder = self.plane.holder(p[value.start:value.start + value.size])
         if holder is None:
             return False
+        self._grant(holder)
+        return True
+
+    cdef void _grant(self, Holder holder) noexcept:
         self.holder = holder.name
         self.allowed = holder.models
         self.wants_usage = holder.usage == "exact"
         self.usage_is_set = holder.usage != ""
-        return True
+        self.key_labels = holder.labels
+
+    cdef bint vouch(self, str key) except -1:
+        cdef Holder holder
+        for holder in self.plane.keys.values():
+            if holder.name == key:
+                self._grant(holder)
+                return True
+        return False
 
     cdef int _keep_fields(self, const char* p, const Head* head) except -1:
         """The end-to-end header lines, with our request id; credentials apart."""
@@ -343,6 +360,9 @@ cdef class Request:
             self.served = plane.models.get(name)
         if self.served is None:
             return self._refuse_model(shown(name))
+        if self.plane.model_labels:
+            self.course.labels |= <uint64_t>self.plane.model_labels.get(name, 0)
+            self.course.labels |= <uint64_t>self.plane.model_labels.get(self.served.key, 0)
         if not self.usage_is_set:
             self.wants_usage = self.served.exact_usage
         return 0

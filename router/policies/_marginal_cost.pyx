@@ -2,11 +2,13 @@
 
 All terms are seconds. For endpoint i, with h_i cached of n prompt tokens:
 
-    J_i     = rtt + W_i + V_i + S_i (1 + theta_i) + D_i
+    J_i     = rtt + W_i + V_i + S_i (1 + theta_i) + D_i + H_i + L_i
     S_i     = a (n - h_i) + q (n - h_i) (h_i + (n - h_i) / 2)   its own prompt
     W_i     = prompts booked there and not yet computed
     V_i     = 10 s x (KV tokens beyond 92 % of the cache) / cache   waiting for KV blocks
     D_i     = (b B_i + c KV_i) E                                its own E output tokens, slowed down
+    H_i     = what leaving its session's endpoint costs, at all others (`affinity.weight_s`)
+    L_i     = loading its LoRA adapter, where that is not in a slot (router._adapters)
     theta_i = kB B_i + kR rho / (1 - rho) + kM full_i h / (1 - h)
 
 theta is the price of a second of compute put on i: each of the B_i running there stands still for
@@ -30,7 +32,9 @@ cdef class MarginalCost(Policy):
     """`weights` (k_batch, k_pressure, k_memory, decode) are for the lab's ablations."""
 
     reads_prompts = True
-    terms = ("rtt_s", "wait_s", "kv_wait_s", "own_s", "price", "decode_s", "home_s")
+    counts_seconds = True
+    terms = ("rtt_s", "wait_s", "kv_wait_s", "own_s", "price", "decode_s", "home_s",
+             "adapter_s")
 
     cdef double k_batch
     cdef double k_pressure
@@ -55,7 +59,7 @@ cdef class MarginalCost(Policy):
     cdef double cost(self, Table table, const Ask* ask, int slot, double* terms) noexcept nogil:
         cdef const Profile* profile = &table.rows[slot].profile
         cdef Standing load
-        cdef double own, price, decode, kv_wait = 0, home = 0, over
+        cdef double own, price, decode, kv_wait = 0, away_s = 0, load_s = 0, over
         stand(table, slot, ask.now_s, &load)
         own = prefill_time_s(profile, ask.n_tokens, hit_tokens(table, ask, slot))
         price = self.k_batch * load.in_flight + self.crowding
@@ -68,7 +72,9 @@ cdef class MarginalCost(Policy):
             if over > 0:
                 kv_wait = RESIDENCE_S * over / profile.kv_tokens
         if ask.home >= 0 and ask.home != slot:
-            home = ask.home_s
+            away_s = ask.home_s
+        if ask.load_s != NULL:
+            load_s = ask.load_s[slot]
         if terms != NULL:
             terms[0] = table.rows[slot].rtt_s
             terms[1] = load.wait_s
@@ -76,6 +82,7 @@ cdef class MarginalCost(Policy):
             terms[3] = own
             terms[4] = price
             terms[5] = decode
-            terms[6] = home
-        return table.rows[slot].rtt_s + home + (
+            terms[6] = away_s
+            terms[7] = load_s
+        return table.rows[slot].rtt_s + away_s + load_s + (
             load.wait_s + kv_wait + own * (1 + price) + decode) / table.rows[slot].share

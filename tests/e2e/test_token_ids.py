@@ -44,7 +44,7 @@ async def know_ids_by(house, tokenizers):
     house.tell(
         models=[
             Model("sim", 0, [0, 1], tokenizer="sim", block_tokens=BLOCK_TOKENS),
-            Model("ad", 1, [0, 1], lora="ad", tokenizer="sim", block_tokens=BLOCK_TOKENS),
+            Model("ad", 1, [0, 1], "sim", tokenizer="sim", block_tokens=BLOCK_TOKENS),
         ],
         tokenizers=tokenizers,
         decision_header=True,
@@ -59,7 +59,7 @@ def cache(house, slot, ids, lora="", salt=""):
 
 
 def decision(answer: Answer) -> dict[str, str]:
-    return dict(part.split("=") for part in answer["x-headgate-decision"].split())
+    return dict(part.split("=") for part in answer["x-headgate-decision"].partition(";")[0].split())
 
 
 def body_of(request, **more):

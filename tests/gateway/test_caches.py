@@ -7,11 +7,11 @@ from array import array
 import pytest
 
 from engines.profile import profile_named
-from gateway.caches import BLOCK_BYTES, BYTES_PER_TOKEN, UNKNOWN_TOKENS, Caches
+from gateway.caches import TEXT_BLOCK_TOKENS, UNKNOWN_TOKENS, Caches
 from gateway.config import Engine
 from gateway.fleet import Fleet
 from gateway.messages import Sent
-from router import Index, State, Table, make_policy
+from router import Adapters, Index, State, Table, make_policy
 from router._demand import Demand
 from router._router import Router
 
@@ -24,7 +24,7 @@ class House:
     def __init__(self) -> None:
         self.table = Table(bytearray(Table.size(1)), 1)
         self.index = Index(bytearray(Index.size(100_000)), 100_000)
-        self.caches = Caches(self.table, self.index)
+        self.caches = Caches(self.table, self.index, Adapters(bytearray(Adapters.size())))
         fleet = Fleet(lambda slot: False)
         self.members = [
             fleet.add(Engine(url=f"http://127.0.0.1:{port}"), "config", 0.0) for port in (1, 2)
@@ -47,7 +47,7 @@ class House:
 
 
 def blocks(tokens: int) -> int:
-    return tokens * BYTES_PER_TOKEN // BLOCK_BYTES
+    return tokens // TEXT_BLOCK_TOKENS
 
 
 def test_what_workers_and_peers_sent_is_assumed_to_be_there() -> None:

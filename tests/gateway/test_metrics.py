@@ -39,7 +39,7 @@ class House:
         memory = mmap.mmap(self.shared.fd, Shared.size(n_workers))
         self.words = (ctypes.c_int64 * (int(Area.COLUMN) * n_workers)).from_buffer(memory)
         self.fleet = Fleet(busy=lambda slot: False)
-        self.caches = Caches(self.shared.table, self.shared.index)
+        self.caches = Caches(self.shared.table, self.shared.index, self.shared.adapters)
         self.supervisor = SimpleNamespace(workers=[], ready_count=1, restarts=3)
         self.access_log = None
         self.bus = NoBus()

@@ -238,6 +238,52 @@ WRONG = [
         "bus.name: expected text like ^[A-Za-z0-9][A-Za-z0-9._:\\[\\]-]*$, got 'a b'",
     ),
     ("bus: {url: env:NOPE}", "bus.url: the environment variable NOPE is not set"),
+    ("affinity: {mode: sticky}", "affinity.mode: expected one of soft, hard, off, got 'sticky'"),
+    ("affinity: {modes: hard}", "affinity.modes: unknown key; did you mean 'mode'?"),
+    (
+        "affinity: {headers: ['x session']}",
+        "affinity.headers[0]: expected text like ^[A-Za-z0-9-]+$, got 'x session'",
+    ),
+    ("affinity: {headers: x-user}", "affinity.headers: expected a list, got 'x-user'"),
+    ("affinity: {weight_s: -1}", "affinity.weight_s: expected a number, 0 or more, got -1"),
+    ("affinity: {idle_s: 0}", "affinity.idle_s: expected a number above 0, got 0"),
+    (
+        "affinity: {cookie: 'a=b'}",
+        "affinity.cookie: expected text like ^[A-Za-z0-9._-]*$, got 'a=b'",
+    ),
+    ("adapter_load_s: fast", "adapter_load_s: expected a number, 0 or more, got 'fast'"),
+    (
+        "engines: [{url: 'http://a', role: prefil}]",
+        "engines[0].role: expected one of both, prefill, decode, got 'prefil'",
+    ),
+    (
+        "engines: [{url: 'http://a', lables: {}}]",
+        "engines[0].lables: unknown key; did you mean 'labels'?",
+    ),
+    (
+        "engines: [{url: 'http://a', labels: {gpu: 'h 100'}}]",
+        "engines[0].labels.gpu: expected text like ^[A-Za-z0-9][A-Za-z0-9._/-]*$, got 'h 100'",
+    ),
+    (
+        "engines: [{url: 'http://a', labels: {'g pu': x}}]",
+        "engines[0].labels.g pu: expected a name like [A-Za-z0-9][A-Za-z0-9._/-]{0,62}",
+    ),
+    (
+        "engines: [{url: 'http://a', labels: {role: decode}}]",
+        "engines[0].labels.role: the role is no label; give the engine's `role`",
+    ),
+    (
+        "models: {a: {labels: {role: both}}}",
+        "models.a.labels.role: expected one of prefill, decode, got 'both'",
+    ),
+    (
+        "models: {a: {labels: {'=': b}}}",
+        "models.a.labels.=: expected a name like [A-Za-z0-9][A-Za-z0-9._/-]{0,62}",
+    ),
+    (
+        f"keys: [{{name: a, digest: {DIGEST}, labels: {{',': b}}}}]",
+        "keys[0].labels.,: expected a name like [A-Za-z0-9][A-Za-z0-9._/-]{0,62}",
+    ),
     ("admin: {port: 8080}", "admin.port: 8080 is listen.port already; choose another"),
 ]
 

@@ -44,7 +44,11 @@ class House:
         self.fleet = Fleet(busy=lambda slot: False)
         self.changes = 0
         self.caches = Caches(
-            self.shared.table, self.shared.index, self.fleet.block_tokens_of, self._on_change
+            self.shared.table,
+            self.shared.index,
+            self.shared.adapters,
+            self.fleet.block_tokens_of,
+            self._on_change,
         )
         self.prober = Prober(
             self.shared.table,

@@ -14,7 +14,7 @@ from gateway.config.schema import Health as HealthConfig
 from gateway.fleet import Fleet
 from gateway.kv_following import KvFollowing
 from gateway.prober import Prober
-from router import State
+from router import State, make_policy
 
 FAST = HealthConfig(
     interval_s=0.2,
@@ -39,7 +39,7 @@ class House:
         self.changes = 0
         self.condemned = []
         self.left = []
-        caches = Caches(self.table, self.shared.index)
+        caches = Caches(self.table, self.shared.index, self.shared.adapters)
         self.prober = Prober(
             self.table,
             self.fleet,
@@ -337,3 +337,39 @@ def test_another_address_condemns_what_ran_at_the_old_one(scene, until):
         assert house.table.row(0) == (State.UNKNOWN, 1.0, 2)
 
     scene(play)
+
+
+def test_adapters_that_an_engine_has_in_use(scene, until):
+    async def play(house, engine):
+        def cost_s(name):
+            return house.shared.adapters.cost_s(house.table, name, 0, time.monotonic())
+
+        assert cost_s("a") == cost_s("b") == 0.5
+        line = 'vllm:lora_requests_info{max_lora="1",running_lora_adapters="a"} 5.0'
+        engine.metrics = line + "\n"
+        await until(lambda: cost_s("a") == 0)
+        assert cost_s("b") == 1.0, "its only slot is taken"
+        # It dies: whatever comes back has none.
+        await engine.stop()
+        await until(lambda: house.state() is State.OPEN)
+        assert cost_s("a") == 0.5
+
+    scene(play)
+
+
+def test_a_row_has_its_labels(engine_double, pen, until):
+    async def inside():
+        engine = await engine_double().start()
+        house = House(FAST, pen)
+        member = house.add(engine.url, role="decode", labels={"gpu": "h100"})
+        await until(lambda: house.state() is State.READY)
+        policy = make_policy("least-requests")
+        assert policy.choose(house.table, [0], labels=member.labels) == 0
+        assert policy.choose(house.table, [0], labels=1 << 1) is None
+        member.labels = 1 << 1
+        house.prober.relabel(member)
+        assert policy.choose(house.table, [0], labels=1 << 1) == 0
+        await house.prober.close()
+        await engine.stop()
+
+    asyncio.run(inside())
