@@ -11,14 +11,17 @@ cdef enum:
 cdef class Recent:
     """Room for `capacity` blocks in each of two indexes; more, and entries live shorter."""
 
-    def __init__(self, double life_s=5.0, size_t capacity=131072):
+    def __init__(self, double life_s=1.0, size_t capacity=131072):
         self.life_s = life_s
         self.young = _own_index(capacity)
         self.old = _own_index(capacity)
 
     cdef void expire(self, double now_s) noexcept:
-        if now_s - self.turned_s >= self.life_s:
+        cdef double passed_s = now_s - self.turned_s
+        if passed_s >= self.life_s:
             self._turn(now_s)
+            if passed_s >= 2 * self.life_s:
+                self._turn(now_s)   # nothing came for long: the young are old, too
 
     cdef void _turn(self, double now_s) noexcept:
         self.young, self.old = self.old, self.young

@@ -209,6 +209,7 @@ cdef class Exchange(Sink):
             f"policy={self.plane.router.policy.name} candidates={self.attempts.ask.n_slots} "
             f"in-flight={self.plane.table.in_flight(self.slot)} "
             f"cached-tokens={self.attempts.hit_tokens:.0f}/{self.attempts.ask.n_tokens:.0f} "
+            f"known-by={'token-ids' if self.request.has_ids else 'text'} "
             f"dispatches={self.attempts.n_dispatches}\r\n"
         ).encode()
 
