@@ -12,7 +12,7 @@ from typing import Any
 
 from engines.kind import KINDS
 from gateway import messages
-from gateway.config import Config, Engine, EngineUrl, engine_name, parse_engine_url
+from gateway.config import ASK, Config, Engine, EngineUrl, engine_name, parse_engine_url
 
 __all__ = ["Fleet", "FleetError", "Member", "base_of"]
 
@@ -177,9 +177,11 @@ class Fleet:
 
     def _tokenizers(self, config: Config) -> dict[str, messages.Tokenizer]:
         return {
-            name: messages.Tokenizer(rule.tokenizer, rule.chat_template, self.samples[name])
+            name: messages.Tokenizer("")
+            if rule.tokenizer == ASK
+            else messages.Tokenizer(rule.tokenizer, rule.chat_template, self.samples[name])
             for name, rule in config.models.items()
-            if rule.tokenizer and name in self.samples
+            if rule.tokenizer == ASK or (rule.tokenizer and name in self.samples)
         }
 
     def _free_slot(self, now_s: float) -> int:

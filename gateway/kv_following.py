@@ -13,6 +13,7 @@ from engines.kv_sources import KvSource, parse_kv_source
 from engines.tokens.ask import read_tokenize, tokenize_question
 from engines.tokens.probes import PROBES
 from gateway.caches import Caches
+from gateway.config import ASK
 from gateway.config.schema import ModelRule
 from gateway.fleet import Fleet, Member, base_of
 from gateway.messages import Sample
@@ -23,7 +24,7 @@ __all__ = ["KvFollowing"]
 log = logging.getLogger("headgate.kv")
 
 LOOK_S = 10.0
-"""Between two looks at an engine; the first one is made as soon as it answers probes."""
+"""Between two looks for an engine's events; the first one is made as soon as it answers probes."""
 
 
 class KvFollowing:
@@ -51,12 +52,13 @@ class KvFollowing:
         names = [name for name in dict.fromkeys(names) if name in rules and rules[name].tokenizer]
         who = (member.slot, member.generation)
         now_s = time.monotonic()
-        if not names or now_s - self._looked_s.get(who, -LOOK_S) < LOOK_S:
-            return
-        self._looked_s[who] = now_s
-        await self._find(probe, member, who)
+        if names and now_s - self._looked_s.get(who, -LOOK_S) >= LOOK_S:
+            self._looked_s[who] = now_s
+            await self._find(probe, member, who)
         for name in names:
-            if member.block_tokens and name not in self._fleet.samples:
+            if rules[name].tokenizer == ASK or name in self._fleet.samples:
+                continue
+            if member.block_tokens:
                 self._fleet.samples[name] = await self._sample(probe, member, name)
                 self._on_change()
 

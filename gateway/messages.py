@@ -86,6 +86,7 @@ class Tokenizer(msgspec.Struct, frozen=True):
     """What makes the token ids of a model's prompts."""
 
     folder: str
+    """Empty: an engine is asked for them."""
     chat_template: str = ""
     """File of a template other than the folder's; empty: none."""
     samples: tuple[Sample, ...] = ()

@@ -146,7 +146,8 @@ class Worker:
             self._drain = asyncio.create_task(self._drain_out(order))
 
     def _load(self, wanted: dict[str, Tokenizer]) -> None:
-        """Make token ids with these, and no others."""
+        """Make token ids with these, and no others. Those without a folder are not ours to make."""
+        wanted = {name: one for name, one in wanted.items() if one.folder}
         before, self._tokenizers = self._tokenizers, wanted
         if before == wanted:
             return

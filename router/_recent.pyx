@@ -29,12 +29,10 @@ cdef class Recent:
         self.turned_s = now_s
 
     cdef void add(self, const uint64_t* keys, size_t n, int slot, double now_s) noexcept:
-        cdef size_t at
         self.expire(now_s)
         if self.young.n_blocks + n > self.young.capacity:
             self._turn(now_s)
-        for at in range(n):
-            self.young.add(keys[at], slot)
+        self.young.add_all(keys, n, slot)
 
 
 def _own_index(size_t capacity):

@@ -2,9 +2,12 @@
 
     python -m bench.lab TRACE [--rates 1.4,1.8] [--policies marginal-cost,...] [--seeds 3]
     python -m bench.lab TRACE --ablate
+    python -m bench.lab chat --limit 20000 --rates 8,9,10
 
-TRACE: a .jsonl in Mooncake's format or a .csv in Azure's. Writes LAB.md, lab.png, lab.html and
-lab.json to --folder. A run of 12,000 requests takes some ten seconds of one core.
+TRACE: a .jsonl in Mooncake's format or a .csv in Azure's, or `chat` or `agents`: conversations made
+up on the spot, as many requests as --limit says, with --rates in requests per second. Writes
+LAB.md, lab.png, lab.html and lab.json to --folder. A run of 12,000 requests takes some ten seconds
+of one core.
 """
 
 import argparse
@@ -47,44 +50,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("trace", type=Path)
-    parser.add_argument("--rates", default="1.4,1.8", help="of the trace, with commas")
+    parser.add_argument("trace", help="a file, or chat or agents")
+    parser.add_argument("--rates", default="1.4,1.8", help="with commas")
     parser.add_argument("--policies", default=",".join(POLICIES), help="with commas")
-    parser.add_argument("--ablate", action="store_true", help="marginal-cost without its parts")
+    parser.add_argument("--ablate", action="store_true", help="marginal-cost, altered")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pods", type=int, default=8)
     parser.add_argument("--profile", default="70b-h100-tp4")
     parser.add_argument("--cache-tokens", type=int, default=2_000_000, help="of each pod")
-    parser.add_argument("--limit", type=int, default=0, help="first requests of the trace only")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--limit", type=int, default=0, help="first requests only")
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("bench/lab/results"))
     given = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        report.need_matplotlib()
+        done = run_all(_cases(given), given.processes, _tell)
+    except (OSError, ValueError, report.NoMatplotlib) as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 2
+    save(done, given.folder / "lab.json")
+    report.write(done, given.folder, shlex.join(["python", "-m", "bench.lab", *words]))
+    print(report.table(done))
+    print(f"written: LAB.md, lab.png, lab.html and lab.json in {given.folder}")
+    return 0
+
+
+def _cases(given: argparse.Namespace) -> list[Case]:
+    """What the command line asks for. ValueError."""
     base = Plan(profile=given.profile, pods=given.pods, cache_tokens=given.cache_tokens)
     policies = {name: {"policy": name} for name in given.policies.split(",")}
     labels = {
         label: msgspec.structs.replace(base, **changes)
         for label, changes in (ABLATIONS if given.ablate else policies).items()
     }
-    cases = [
-        Case(label, msgspec.structs.replace(plan, seed=seed), str(given.trace), rate, given.limit)
-        for rate in map(float, given.rates.split(","))
+    rates = [float(rate) for rate in given.rates.split(",")]
+    if min(rates) <= 0 or given.seeds < 1 or given.processes < 1:
+        raise ValueError("--rates must be above 0, --seeds and --processes at least 1")
+    return [
+        Case(label, msgspec.structs.replace(plan, seed=seed), given.trace, rate, given.limit)
+        for rate in rates
         for label, plan in labels.items()
         for seed in range(given.seeds)
     ]
-    done = run_all(cases, given.processes, _tell)
-    save(done, given.folder / "lab.json")
-    words = sys.argv[1:] if arguments is None else arguments
-    report.write(done, given.folder, shlex.join(["python", "-m", "bench.lab", *words]))
-    print(report.table(done))
-    print(f"written: {given.folder}/LAB.md, lab.png, lab.html")
-    return 0
 
 
 def _tell(done: Done) -> None:
     case, found = done.case, done.figures
     print(
         f"x{case.rate:g} {case.label}, seed {case.plan.seed}: goodput {found.goodput:.3f}, "
-        f"TTFT {found.ttft_mean_s:.2f} s, hits {found.hit_ratio:.3f} ({done.took_s:.0f} s)",
+        f"TTFT {found.ttft_mean_s:.2f} s, hits {found.hit_ratio:.3f} "
+        f"({done.took_s:.0f} s, {done.peak_bytes / 1e9:.1f} GB)",
         flush=True,
     )
 

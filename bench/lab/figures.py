@@ -22,21 +22,28 @@ class Figures(msgspec.Struct, frozen=True):
     ttft_p90_s: float
     ttft_p99_s: float
     tpot_mean_s: float
+    tpot_p50_s: float
     tpot_p90_s: float
+    tpot_p99_s: float
+    e2e_mean_s: float
     e2e_p50_s: float
     e2e_p90_s: float
+    e2e_p99_s: float
     goodput: float
     """Requests with TTFT <= 2 s and TPOT <= 100 ms."""
     hit_ratio: float
     """Prompt tokens that the engines found cached."""
     hit_error: float
-    """Mean difference to what the router expected, in tokens of prompt tokens."""
+    """Mean difference to what the router expected, as a share of the prompt tokens."""
     imbalance: float
     """Most prompt tokens computed by one pod, to the mean."""
 
 
 def figures_of(served: Sequence[Served], pods: int) -> Figures:
-    """Of a whole run. ValueError: nothing was served."""
+    """Of a whole run. ValueError: nothing was served.
+
+    A percentile is the least value that so many percent do not exceed.
+    """
     if not served:
         raise ValueError("nothing was served")
     ttft = sorted(one.ttft_s for one in served)
@@ -50,13 +57,17 @@ def figures_of(served: Sequence[Served], pods: int) -> Figures:
     return Figures(
         requests=len(served),
         ttft_mean_s=sum(ttft) / len(ttft),
-        ttft_p50_s=_part(ttft, 0.5),
-        ttft_p90_s=_part(ttft, 0.9),
-        ttft_p99_s=_part(ttft, 0.99),
+        ttft_p50_s=_part(ttft, 50),
+        ttft_p90_s=_part(ttft, 90),
+        ttft_p99_s=_part(ttft, 99),
         tpot_mean_s=sum(tpot) / len(tpot),
-        tpot_p90_s=_part(tpot, 0.9),
-        e2e_p50_s=_part(e2e, 0.5),
-        e2e_p90_s=_part(e2e, 0.9),
+        tpot_p50_s=_part(tpot, 50),
+        tpot_p90_s=_part(tpot, 90),
+        tpot_p99_s=_part(tpot, 99),
+        e2e_mean_s=sum(e2e) / len(e2e),
+        e2e_p50_s=_part(e2e, 50),
+        e2e_p90_s=_part(e2e, 90),
+        e2e_p99_s=_part(e2e, 99),
         goodput=good / len(served),
         hit_ratio=sum(one.cached_tokens for one in served) / prompt,
         hit_error=sum(abs(one.hit_tokens - one.cached_tokens) for one in served) / prompt,
@@ -64,5 +75,5 @@ def figures_of(served: Sequence[Served], pods: int) -> Figures:
     )
 
 
-def _part(ordered: Sequence[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+def _part(ordered: Sequence[float], percent: int) -> float:
+    return ordered[-(-percent * len(ordered) // 100) - 1]

@@ -262,6 +262,7 @@ class Core:
         if job.output:
             token = job.emitted + n - 1
             job.emitted += n
+            job.known += n
             self.totals.output_tokens += n
         if job.emitted < len(job.output):
             return Event(job, token, None, gap_s, n)

@@ -48,6 +48,8 @@ class Job:
     phase: Phase = Phase.NEW
     emitted: int = 0
     """Output tokens delivered."""
+    known: int = field(init=False)
+    """Tokens that exist so far: the prompt and what was delivered."""
     computed: int = 0
     """Tokens whose KV entries are in the cache."""
     cached_tokens: int = -1
@@ -64,7 +66,5 @@ class Job:
     sealed: int = 0
     """Leading blocks that are full and have their hash in the pool."""
 
-    @property
-    def known(self) -> int:
-        """Tokens that exist so far: the prompt and what was delivered."""
-        return len(self.prompt) + self.emitted
+    def __post_init__(self) -> None:
+        self.known = len(self.prompt)

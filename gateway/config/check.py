@@ -14,8 +14,10 @@ from gateway.config.url import parse_engine_url
 from router.policy import POLICIES
 
 MAX_URL = 2048
+# For a `tokenizer`: none here, the engine has one.
+ASK = "engine"
 
-__all__ = ["check", "check_engine", "engine_name", "ranks_of"]
+__all__ = ["ASK", "check", "check_engine", "engine_name", "ranks_of"]
 
 
 def check(config: Config) -> list[str]:
@@ -124,12 +126,13 @@ def _models(config: Config) -> list[str]:
             if target in aliases:
                 what = "itself" if target == name else f"the alias '{target}'"
                 found.append(f"models.{name}: points to {what}; an alias names real models")
-        if rule.tokenizer and not (Path(rule.tokenizer) / "tokenizer.json").is_file():
-            found.append(f"models.{name}.tokenizer: there is no {rule.tokenizer}/tokenizer.json")
+        folder = "" if rule.tokenizer == ASK else rule.tokenizer
+        if folder and not (Path(folder) / "tokenizer.json").is_file():
+            found.append(f"models.{name}.tokenizer: there is no {folder}/tokenizer.json")
         if rule.tokenizer and name in aliases:
             found.append(f"models.{name}.tokenizer: belongs to the models that the alias names")
-        if rule.chat_template and not rule.tokenizer:
-            found.append(f"models.{name}.chat_template: is of use only beside a `tokenizer`")
+        if rule.chat_template and not folder:
+            found.append(f"models.{name}.chat_template: is of use only beside a folder `tokenizer`")
         if rule.chat_template and not Path(rule.chat_template).is_file():
             found.append(f"models.{name}.chat_template: there is no file {rule.chat_template}")
     return found

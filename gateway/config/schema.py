@@ -112,9 +112,10 @@ class ModelRule(Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
     """Overrides the gateway's `usage`."""
     tokenizer: str = ""
-    """Folder of the model's files (tokenizer.json and its kind). With it, and with engines that
-    publish KV events, prompts are compared by token ids with what each engine's cache holds.
-    Default: by their text, with what was sent there."""
+    """Folder of the model's files (tokenizer.json and its kind), or `engine`: the engine is asked
+    for token ids (POST /tokenize), which costs each request some milliseconds. With it, and with
+    engines that publish KV events, prompts are compared by token ids with what each engine's cache
+    holds. Default: by their text, with what was sent there."""
     chat_template: str = ""
     """File of the chat template that the engines were started with; default: the folder's own."""
 

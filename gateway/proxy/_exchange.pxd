@@ -66,7 +66,7 @@ cdef class Exchange(Sink):
     cdef bint dying                 # its answer says that its engine is going down
     cdef bint gathers               # may be turned away: not sent before its body is known
     cdef bint reusable
-    cdef object job                 # gateway.tokenizing.Job that it is HELD for
+    cdef object job                 # what makes the ids that it is HELD for; has `cancel`
     cdef bytes pending              # what has not gone to the client yet
     # The request has been read. Ends in `client.on_over`.
     cdef int start(self) except -1

@@ -16,6 +16,7 @@ from gateway.http._head cimport Head
 from gateway.http._write cimport Buffer
 from gateway.proxy._account cimport Account
 from gateway.proxy._answer cimport relayed_head
+from gateway.proxy._asking cimport ask
 from gateway.proxy._attempts cimport Attempts
 from gateway.proxy._plane cimport Plane, now_s
 from gateway.proxy._pool cimport Pool
@@ -81,10 +82,13 @@ cdef class Exchange(Sink):
         cdef Request request = self.request
         self.stage = Stage.HELD
         self.account.leave()
-        # Whatever the answer, `_on_ids` is called: perhaps before `submit` returns.
-        self.job = self.plane.tokenizing.submit(
-            request.served.tokenizer, request.path.name, bytes(request.body), self._on_ids
-        )
+        # Whatever the answer, `_on_ids` is called: perhaps before this returns.
+        if request.served.asks:
+            self.job = ask(self.plane, request, self._on_ids)
+        else:
+            self.job = self.plane.tokenizing.submit(
+                request.served.tokenizer, request.path.name, bytes(request.body), self._on_ids
+            )
         return 0
 
     def _on_ids(self, ids):

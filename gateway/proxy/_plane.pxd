@@ -25,6 +25,7 @@ cdef class Served:
     cdef readonly str lora          # the adapter it is; '': none
     cdef readonly str tokenizer     # of plane.tokenizing; '': prompts go by their text
     cdef size_t block_tokens        # in a block of token ids
+    cdef bint asks                  # an engine is asked for them
     cdef Demand demand              # kept from fleet to fleet
     cdef bint is_held_by(self, int slot) noexcept nogil
 

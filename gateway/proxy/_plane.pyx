@@ -84,7 +84,7 @@ cdef bint climbs(bytes path) except -1:
 
 cdef class Served:
     def __init__(self, str name, slots, bint exact_usage, Demand demand, str lora="",
-                 str tokenizer="", size_t block_tokens=0):
+                 str tokenizer="", size_t block_tokens=0, bint asks=False):
         cdef int index, slot
         self.name = name
         self.key = name.encode()
@@ -93,6 +93,7 @@ cdef class Served:
         self.lora = lora
         self.tokenizer = tokenizer
         self.block_tokens = block_tokens
+        self.asks = asks
         self.n_slots = len(slots)
         self.exact_usage = exact_usage
         self.slots = <int32_t*>malloc(max(1, self.n_slots) * sizeof(int32_t))
@@ -191,12 +192,14 @@ cdef class Plane:
         self.models = {}
         names = {model.name for model in fleet.models} | {""}
         self.demands = {name: self.demands[name] for name in self.demands if name in names}
+        asked = {name for name, one in fleet.tokenizers.items() if not one.folder}
         for model in fleet.models:
             served = Served(
                 model.name, [slot for slot in model.slots if self.pools[slot] is not None],
                 fleet.settings.usage_by_model.get(model.name, fleet.settings.usage) == "exact",
                 self.demands.setdefault(model.name, Demand()),
                 model.lora, model.tokenizer, model.block_tokens,
+                model.tokenizer in asked,
             )
             index = model.index
             served.words = self.counts + <int>Area.MODELS + index * <int>Area.MODEL_WIDTH

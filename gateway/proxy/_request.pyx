@@ -309,7 +309,8 @@ cdef class Request:
     cdef bint wants_ids(self) noexcept:
         return (
             self.served.block_tokens != 0 and self.path.has_prompt and self.pinned < 0
-            and self.plane.tokenizing is not None and self.plane.router.reads_prompts
+            and (self.served.asks or self.plane.tokenizing is not None)
+            and self.plane.router.reads_prompts
         )
 
     cdef int take_ids(self, object ids) except -1:

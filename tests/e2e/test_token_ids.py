@@ -11,9 +11,10 @@ from engines.profile import PROFILES
 from gateway._shared import Count
 from gateway.messages import Model, Tokenizer
 from gateway.tokenizing import Tokenizing, loader
+from router import State
 from router._hash import block_hashes
 from router.namespace import namespace
-from tests.e2e.conftest import Answer
+from tests.e2e.conftest import CLOSE, HANG, Answer, request
 from tests.engines.tokens.models import write_folder
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
@@ -31,6 +32,12 @@ def folder(tmp_path_factory):
 
 
 async def know_ids(house, folder):
+    await know_ids_by(house, {"sim": Tokenizer(str(folder))})
+    await house.until(lambda: house.worker.plane.tokenizing)
+    await house.until(lambda: house.worker.plane.tokenizing.loaded)
+
+
+async def know_ids_by(house, tokenizers):
     for slot in (0, 1):
         times = PROFILES["8b-h100"].times
         house.shared.table.set_row(slot, profile=(*times, 1e6))
@@ -39,11 +46,10 @@ async def know_ids(house, folder):
             Model("sim", 0, [0, 1], tokenizer="sim", block_tokens=BLOCK_TOKENS),
             Model("ad", 1, [0, 1], lora="ad", tokenizer="sim", block_tokens=BLOCK_TOKENS),
         ],
-        tokenizers={"sim": Tokenizer(str(folder))},
+        tokenizers=tokenizers,
         decision_header=True,
     )
-    await house.until(lambda: house.worker.plane.tokenizing)
-    await house.until(lambda: house.worker.plane.tokenizing.loaded)
+    await house.until(lambda: house.worker.plane.settings.decision_header)
 
 
 def cache(house, slot, ids, lora="", salt=""):
@@ -108,10 +114,79 @@ def test_a_prompt_that_is_not_known_goes_by_its_text(play, script, folder, path,
         assert answer.status == 200
         assert decision(answer)["known-by"] == "text"
         assert house.count(getattr(Count, count)) == 1
+        await asyncio.sleep(0.1)  # its prompt has been computed, as far as anybody can tell
         again = await house.ask("POST", path, request_)
         assert decision(again)["endpoint"] == decision(answer)["endpoint"]
 
     play(scene, script([OK]), script([OK]))
+
+
+IDS = list(range(200))
+
+
+def answers(then):
+    """An engine that tells the ids of a prompt by `then`, and answers requests."""
+
+    def answer(asked):
+        return then if asked.line.startswith("POST /tokenize ") else [OK]
+
+    return answer
+
+
+def told(ids):
+    body = json.dumps({"count": len(ids), "max_model_len": 4096, "tokens": ids}).encode()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
+    return [head + str(len(body)).encode() + b"\r\n\r\n" + body]
+
+
+async def ask_for_ids(house):
+    await know_ids_by(house, {"sim": Tokenizer("")})
+
+
+@pytest.mark.parametrize(
+    ("then", "count"),
+    [
+        (told(IDS), "IDS_KNOWN"),
+        ([told(IDS)[0][:100], 0.01, told(IDS)[0][100:]], "IDS_KNOWN"),
+        (told([]), "IDS_UNKNOWN"),
+        ([b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"], "IDS_UNKNOWN"),
+        ([b"nonsense\r\n\r\n"], "IDS_UNKNOWN"),
+        ([CLOSE], "IDS_UNKNOWN"),
+        ([HANG], "IDS_LATE"),
+    ],
+)
+def test_an_engine_is_asked_for_ids(play, script, then, count):
+    engines = [script(answers(then)), script(answers(then))]
+
+    async def scene(house):
+        await ask_for_ids(house)
+        cache(house, 1, IDS)
+        answer = await house.ask(path="/v1/chat/completions", body=CHAT)
+        assert answer.status == 200
+        assert house.count(getattr(Count, count)) == 1
+        assert house.count(Count.DISPATCHED) == 1
+        if count == "IDS_KNOWN":
+            assert decision(answer)["cached-tokens"] == "196/200"
+            assert decision(answer)["endpoint"] == "e1"
+
+    play(scene, *engines)
+    questions = [one for engine in engines for one in engine.asked if "/tokenize" in one.line]
+    assert [one.json for one in questions] == [CHAT]
+
+
+def test_who_leaves_while_an_engine_is_asked_is_cancelled_at_once(play, script):
+    engine = script(answers([HANG]))
+
+    async def scene(house):
+        await ask_for_ids(house)
+        house.state(1, State.OPEN)
+        wire = await house.dial(request("POST", "/v1/chat/completions", CHAT))
+        await house.until(lambda: engine.asked)
+        wire.close()
+        await house.until(lambda: house.count(Count.CANCELLED) == 1)
+        await house.until(lambda: engine.closed == 1)
+
+    play(scene, engine, script([OK]))
 
 
 class Slow:
