@@ -50,7 +50,7 @@ class HeldBlocks:
             end += BLOCK_TOKENS
         return end - BLOCK_TOKENS
 
-    def _on_BlockStored(self, event: dict[str, Any]) -> None:  # noqa: N802 - the event's own name
+    def _on_BlockStored(self, event: dict[str, Any]) -> None:
         assert event["block_size"] == BLOCK_TOKENS
         adapter, salt, before = event.get("lora_name") or "", "", ()
         if event["parent_block_hash"] is not None:
@@ -66,14 +66,14 @@ class HeldBlocks:
             assert self.by_hash.setdefault(name, block) == block
             self.counts[name] += 1
 
-    def _on_BlockRemoved(self, event: dict[str, Any]) -> None:  # noqa: N802
+    def _on_BlockRemoved(self, event: dict[str, Any]) -> None:
         for name in event["block_hashes"]:
             self.evicted += 1
             self.counts[name] -= 1
             if not self.counts[name]:
                 del self.counts[name], self.by_hash[name]
 
-    def _on_AllBlocksCleared(self, event: dict[str, Any]) -> None:  # noqa: N802
+    def _on_AllBlocksCleared(self, event: dict[str, Any]) -> None:
         self.clears += 1
         self.by_hash.clear()
         self.counts.clear()

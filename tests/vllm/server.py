@@ -33,7 +33,7 @@ GENERATE_ARGS = [
     '--structured-outputs-config={"backend":"xgrammar","disable_any_whitespace":true}',
 ]
 ADAPTERS = ("adapter-0", "adapter-1")
-CACHING_BLOCKS = 256
+CACHING_BLOCKS = 512
 BLOCK_TOKENS = 32
 # Tells what its cache holds, and of each request what of it was used. So small that it evicts.
 CACHING_ARGS = [

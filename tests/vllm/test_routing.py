@@ -38,17 +38,15 @@ pytestmark = [pytest.mark.engines, pytest.mark.usefixtures("through_gateway")]
 Note = Callable[[str], None]
 
 REQUESTS = 240
-RESETS = 3
+RESETS = 1
 CONVERSATIONS, TURNS, AT_ONCE = 40, 5, 4
 LIMIT_S = 60.0
 # For so long a worker goes on believing that what it sent somewhere is there.
 OVERLAY_S = 2.0
 SALTS = ("", "", "", "", "red", 'blue "\u00e9"')
 MODELS = (MODEL, MODEL, MODEL, *ADAPTERS)
-WORDS = (
-    "the boat went down river until met open sea which city has best weather today count from one "
-    "to twenty tell me story about mountain and moon"
-).split()
+TEXT = "the boat went down river until it met open sea; which city has most weather today? tell me"
+WORDS = TEXT.split(" ")
 
 
 @dataclass
@@ -218,7 +216,7 @@ class Workload:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self._prefixes = [self._ids(size) for size in (20, 96, 200, 333, 640, 1100)]
+        self._prefixes = [self._ids(size) for size in (20, 96, 200, 333, 640, 800)]
         self._chats: list[dict[str, Any]] = []
         self._earlier: list[tuple[str, dict[str, Any]]] = []
 
@@ -226,7 +224,7 @@ class Workload:
         kind = self.random.random()
         if kind < 0.15 and self._earlier:
             return self.random.choice(self._earlier)
-        if kind < 0.55:
+        if kind < 0.45:
             path, request = "/v1/chat/completions", self._chat()
         else:
             path, request = "/v1/completions", self._completion()
@@ -252,11 +250,11 @@ class Workload:
 
     def _completion(self) -> dict[str, Any]:
         prefix = self.random.choice(self._prefixes)
-        if self.random.random() < 0.3:  # often a whole number of blocks
+        if self.random.random() < 0.2:  # often a whole number of blocks
             return {**self._names(), "prompt": prefix[: self.random.randint(1, 30) * BLOCK_TOKENS]}
-        if self.random.random() < 0.3:
+        if self.random.random() < 0.2:
             return {**self._names(), "prompt": self._text()}
-        return {**self._names(), "prompt": prefix + self._ids(self.random.randint(1, 300))}
+        return {**self._names(), "prompt": prefix + self._ids(self.random.randint(1, 1100))}
 
     def _names(self) -> dict[str, Any]:
         found = {"model": self.random.choice(MODELS)}
@@ -325,9 +323,12 @@ def test_index_is_what_the_engines_hold(scene: Scene, figure: Note) -> None:
 
 
 def until_ids_are_made(scene: Scene) -> None:
+    """An engine tells the size of its blocks with the first of them."""
+    prompt = [30] * (BLOCK_TOKENS + 1)
+
     def are_made() -> bool:
-        path = "/v1/completions"
-        return scene.ask(path, {"model": MODEL, "prompt": [30, 31, 32], "max_tokens": 1}).known
+        request = {"model": MODEL, "prompt": prompt, "max_tokens": 1}
+        return scene.ask("/v1/completions", request).known
 
     until(are_made, "prompts are routed by token ids")
 
@@ -401,7 +402,9 @@ async def talk_all(url: str, talks: list[Talk]) -> None:
         order = mine * TURNS
         chance.shuffle(order)
         for talk in order:
-            await talk.turn(client, " ".join(chance.choices(WORDS, k=20)))
+            # Something to talk about, then questions.
+            size = 40 if talk.turns else 220
+            await talk.turn(client, " ".join(chance.choices(WORDS, k=size)))
 
     async with httpx.AsyncClient(base_url=url, timeout=LIMIT_S) as client:
         await asyncio.gather(*(some(talks[number::AT_ONCE]) for number in range(AT_ONCE)))
