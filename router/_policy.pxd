@@ -43,7 +43,8 @@ cdef class Policy:
 cdef bint may_take(Table table, const Ask* ask, int slot) noexcept nogil
 
 # Prompt tokens that this slot has cached; the last one is always computed.
-cdef inline double hit_tokens(const Ask* ask, int slot) noexcept nogil:
+cdef inline double hit_tokens(Table table, const Ask* ask, int slot) noexcept nogil:
     if ask.depths == NULL:
         return 0
-    return max(0.0, min(ask.depths[slot] * ask.block_tokens, ask.n_tokens - 1))
+    return max(0.0, min(ask.depths[slot] * ask.block_tokens, ask.n_tokens - 1)) * (
+        1 - table.rows[slot].missing)
