@@ -2,8 +2,9 @@
 
 Thread rules. `submit`, `Job.cancel`, `close` and all callbacks belong to the loop's thread; a
 callback runs exactly once, before `submit` returns where the answer is known at once, or never if
-its job was cancelled. The threads touch nothing of the loop but `call_soon_threadsafe`, and of a
-job only its path and body, which must not change any more. A maker of ids is shared by all threads.
+its job was cancelled. The threads touch nothing of the loop but `call_soon_threadsafe`. Of a job
+they read path and body, which must not change any more, and write the answer, once. A maker of ids
+is shared by all threads.
 
 What it does to the loop: tokenizers lets go of the interpreter's lock while it encodes, decoding
 and rendering (some 0.3 ms for a prompt of 16 KB) do not. So more than one or two threads only help
@@ -34,8 +35,9 @@ log = logging.getLogger("headgate.tokenizing")
 THREADS = 1
 QUEUE = 64
 """Jobs that no thread has begun; a full queue is some 50 ms behind with warm prompts."""
-DEADLINE_S = 0.05
-"""A choice that knows less is better than one that is made so much later."""
+DEADLINE_S = 0.2
+"""A choice that knows less is better than one that is made so much later: about as long as the
+prompt of a few thousand tokens takes that is computed once more in the wrong place."""
 CLOSE_S = 1.0
 
 Callback = Callable[["array[int] | None"], None]
@@ -83,7 +85,7 @@ def loader(folder: Path, *, chat_template: str = "", samples: Sequence[Sample] =
 class Job:
     """One prompt on its way."""
 
-    __slots__ = ("body", "callback", "due_s", "maker", "path")
+    __slots__ = ("body", "callback", "due_s", "ids", "is_made", "maker", "path")
 
     def __init__(
         self, maker: Maker, path: str, body: bytes, callback: Callback, due_s: float
@@ -94,6 +96,9 @@ class Job:
         self.callback: Callback | None = callback
         """None: nobody waits any more."""
         self.due_s = due_s
+        self.ids: array[int] | None = None
+        self.is_made = False
+        """By the thread: `ids` is the answer."""
 
     def cancel(self) -> None:
         """Nobody waits for it: its callback will not be called."""
@@ -189,10 +194,13 @@ class Tokenizing:
                 self._timer = self._loop.call_at(job.due_s, self._look)
                 return
             self._waiting.popleft()
-            self._end(job, "late", None)
+            if job.is_made:
+                self._deliver(job)  # the loop was late, not the thread
+            else:
+                self._end(job, "late", None)
 
-    def _deliver(self, job: Job, ids: array[int] | None) -> None:
-        self._end(job, "unknown" if ids is None else "known", ids)
+    def _deliver(self, job: Job) -> None:
+        self._end(job, "unknown" if job.ids is None else "known", job.ids)
 
     def _end(self, job: Job, how: str, ids: array[int] | None) -> None:
         callback = job.callback
@@ -217,12 +225,12 @@ class Tokenizing:
                 job()
             elif job.callback is not None:
                 try:
-                    ids = job.maker.ids(job.path, job.body)
+                    job.ids = job.maker.ids(job.path, job.body)
                 except Exception:  # a bug, and the thread is still needed
                     log.exception("making token ids failed")
-                    ids = None
+                job.is_made = True
                 try:
-                    self._loop.call_soon_threadsafe(self._deliver, job, ids)
+                    self._loop.call_soon_threadsafe(self._deliver, job)
                 except RuntimeError:  # the loop is closed: nobody is there to wait
                     return
             del job

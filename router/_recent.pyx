@@ -11,7 +11,7 @@ cdef enum:
 cdef class Recent:
     """Room for `capacity` blocks in each of two indexes; more, and entries live shorter."""
 
-    def __init__(self, double life_s=5.0, size_t capacity=131072):
+    def __init__(self, double life_s=1.0, size_t capacity=131072):
         self.life_s = life_s
         self.young = _own_index(capacity)
         self.old = _own_index(capacity)

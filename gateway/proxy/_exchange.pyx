@@ -188,7 +188,7 @@ cdef class Exchange(Sink):
         self.gathers = head.status >= 500 or head.status == 429
         self.pending = relayed_head(
             self.plane, self.request, self.relay, p, head,
-            decision_line(self.plane, self.attempts, self.slot)
+            decision_line(self.plane, self.attempts, self.slot, self.request.has_ids)
             if self.attempts.weighed is not None else None,
         )
         self.stage = Stage.HOLDING

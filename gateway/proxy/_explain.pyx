@@ -17,12 +17,13 @@ cdef enum:
     SHOWN = 8
 
 
-cdef bytes decision_line(Plane plane, Attempts attempts, int slot):
+cdef bytes decision_line(Plane plane, Attempts attempts, int slot, bint has_ids):
     text = (
         f"x-headgate-decision: endpoint={plane.pools[slot].endpoint.name} "
         f"policy={plane.router.policy.name} candidates={attempts.ask.n_slots} "
         f"in-flight={plane.table.in_flight(slot)} "
         f"cached-tokens={attempts.hit_tokens:.0f}/{attempts.ask.n_tokens:.0f} "
+        f"known-by={'token-ids' if has_ids else 'text'} "
         f"dispatches={attempts.n_dispatches}"
     )
     if attempts.ask.session:

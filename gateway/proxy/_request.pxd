@@ -42,6 +42,7 @@ cdef class Request:
     cdef int32_t pinned             # the one slot that may serve it; -1: any
     cdef Prompt prompt              # its blocks, until the response begins
     cdef size_t prompt_bytes        # of it, in canonical form
+    cdef bint has_ids               # the blocks are of token ids, not of text
     cdef double max_tokens          # of the answer; 0: not said
     cdef bytes cache_salt           # as UTF-8; None: none
     cdef bint is_stream             # as it asks for

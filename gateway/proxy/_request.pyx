@@ -80,6 +80,7 @@ cdef class Request:
         self.usage_is_set = self.wants_usage = self.hides_usage = self.is_stream = False
         self.prompt.clear()
         self.prompt_bytes = 0
+        self.has_ids = False
         self.max_tokens = 0
         self.cache_salt = None
         self.course.session = self.course.labels = self.key_labels = 0
@@ -341,6 +342,7 @@ cdef class Request:
                   4 * n_blocks * served.block_tokens, 4 * served.block_tokens, self.prompt.keys)
         self.prompt.n_tokens = view.shape[0]
         self.prompt.block_tokens = served.block_tokens
+        self.has_ids = True
         return 0
 
     cdef int _choose_model(self, bytes name) except -1:

@@ -92,6 +92,7 @@ def test_goes_to_the_cache(play, script, folder, path, request_, more, lora, sal
         assert found["endpoint"] == f"e{holder}"
         cached = (len(ids) - 1) // BLOCK_TOKENS * BLOCK_TOKENS
         assert found["cached-tokens"] == f"{cached}/{len(ids)}"
+        assert found["known-by"] == "token-ids"
         assert house.count(Count.IDS_KNOWN) == 1
 
     play(scene, *engines)
@@ -111,6 +112,7 @@ def test_a_prompt_that_is_not_known_goes_by_its_text(play, script, folder, path,
         await know_ids(house, folder)
         answer = await house.ask("POST", path, request_)
         assert answer.status == 200
+        assert decision(answer)["known-by"] == "text"
         assert house.count(getattr(Count, count)) == 1
         await asyncio.sleep(0.1)  # its prompt has been computed, as far as anybody can tell
         again = await house.ask("POST", path, request_)

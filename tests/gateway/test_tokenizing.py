@@ -7,12 +7,14 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from array import array
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
 import pytest
+import uvloop
 
 from engines.tokens.probes import PROBES
 from gateway.messages import Sample
@@ -73,7 +75,7 @@ def run(
             fake.gate.set()
             tokenizing.close()
 
-    asyncio.run(main())
+    uvloop.run(main())  # the loop that a worker has
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -166,6 +168,18 @@ def test_deadline() -> None:
     run(test, deadline_s=0.05)
 
 
+def test_ids_that_were_made_while_the_loop_stood_still_are_not_late() -> None:
+    async def test(tokenizing: Tokenizing, fake: Fake) -> None:
+        found: list[object] = []
+        for _ in range(20):
+            tokenizing.submit("m", "/p", b"x", found.append)
+            time.sleep(0.01)  # on purpose: nothing else runs in the loop
+        await until(lambda: len(found) == 20)
+        assert ended.count("late") == 0
+
+    run(test, queue=30, deadline_s=0.005)
+
+
 def test_cancel() -> None:
     async def test(tokenizing: Tokenizing, fake: Fake) -> None:
         found: list[object] = []
@@ -223,7 +237,7 @@ def test_model_that_cannot_be_loaded(caplog: pytest.LogCaptureFixture, tmp_path:
         finally:
             tokenizing.close()
 
-    asyncio.run(main())
+    uvloop.run(main())  # the loop that a worker has
     assert "no token ids for bad: " in caplog.text
 
 
@@ -249,7 +263,7 @@ def test_samples_are_compared(
         finally:
             tokenizing.close()
 
-    asyncio.run(main())
+    uvloop.run(main())  # the loop that a worker has
     assert ("makes other token ids than the engine" in caplog.text) is differs
 
 
@@ -273,7 +287,7 @@ def test_a_model_that_is_forgotten_while_it_loads_stays_forgotten() -> None:
             gate.set()
             tokenizing.close()
 
-    asyncio.run(main())
+    uvloop.run(main())  # the loop that a worker has
 
 
 def test_nothing_is_imported_before_it_is_needed() -> None:
