@@ -82,9 +82,7 @@ def test_rate_and_limit(tmp_path: Path) -> None:
         ("t.csv", AZURE.replace("2023-11-16", "yesterday"), "line 2"),
     ],
 )
-def test_bad_files_are_told_from_good_ones(
-    tmp_path: Path, name: str, text: str, told: str
-) -> None:
+def test_bad_files_are_told_from_good_ones(tmp_path: Path, name: str, text: str, told: str) -> None:
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(ValueError, match="^" + str(path)) as error:
@@ -105,9 +103,7 @@ def test_made_up_requests_need_a_number(kind: str) -> None:
 @given(seed=st.integers(0, 99), conversations=st.floats(0.01, 1), turn=st.integers(1, 9000))
 @settings(max_examples=25, deadline=None)
 def test_made_up_conversations_only_grow(seed: int, conversations: float, turn: int) -> None:
-    made = made_up(
-        requests=60, per_s=5, seed=seed, conversations=conversations, turn_tokens=turn
-    )
+    made = made_up(requests=60, per_s=5, seed=seed, conversations=conversations, turn_tokens=turn)
     assert [a.at_s for a in made] == sorted(a.at_s for a in made)
     parents: dict[int, int] = {}
     for one in made:
@@ -192,9 +188,7 @@ def test_gateways_hear_of_each_other_after_the_delay() -> None:
         assert len(served) == 150
         last_s = max(one.end_s for one in served)
         world.run([msgspec_free(arrivals[150], last_s + 10)])
-        return sum(
-            gateway.table.work(1, pod)[0] for gateway in world.gateways for pod in range(3)
-        )
+        return sum(gateway.table.work(1, pod)[0] for gateway in world.gateways for pod in range(3))
 
     assert seen(0.05) in (0, 1)  # all that ended has been heard of
     assert World(msgspec.structs.replace(SMALL, gateways=2, bus_delay_s=-1)).run(arrivals)
@@ -284,9 +278,7 @@ def test_results_are_saved_whole(tmp_path: Path) -> None:
     assert load(tmp_path / "new" / "lab.json") == done
 
 
-def test_the_command_writes_its_files(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_writes_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["chat", "--limit", "40", "--rates", "4,8", "--seeds", "2", "--pods", "2"]
     words += ["--policies", "marginal-cost,least-requests", "--folder", str(tmp_path)]
     assert main(words) == 0
