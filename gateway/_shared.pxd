@@ -57,6 +57,12 @@ cpdef enum Count:
     TICKS = 45              # of the wheel
     ACCESS_LOG_DROPPED = 46
     SENT_DROPPED = 47       # prompts that the index did not hear of
+    # prompts whose token ids were wanted, by what came of it
+    IDS_KNOWN = 48
+    IDS_UNKNOWN = 49        # a prompt that cannot be rebuilt here: images, other paths ...
+    IDS_LATE = 50
+    IDS_FULL = 51           # too many wait already
+    IDS_UNLOADED = 52       # the tokenizer is not loaded, or makes other ids than the engine
     # gauges, zeroed when a worker is lost
     BUFFERED_BYTES = 56     # of request bodies, until their response begins
     WAITING_FOR_DIAL = 57

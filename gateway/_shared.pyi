@@ -46,6 +46,11 @@ class Count(IntEnum):
     TICKS = 45
     ACCESS_LOG_DROPPED = 46
     SENT_DROPPED = 47
+    IDS_KNOWN = 48
+    IDS_UNKNOWN = 49
+    IDS_LATE = 50
+    IDS_FULL = 51
+    IDS_UNLOADED = 52
     BUFFERED_BYTES = 56
     WAITING_FOR_DIAL = 57
     N_COUNTS = 64

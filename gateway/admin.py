@@ -193,10 +193,13 @@ class _Routes:
             reader.errors.append("body: api_key: expected the key itself as text")
         if reader.errors:
             raise HTTPException(400, "; ".join(reader.errors))
-        try:
-            member = self._control.add(
-                msgspec.structs.replace(engine, api_key=Secret(key)), "admin"
+        engine = msgspec.structs.replace(engine, api_key=Secret(key))
+        if engine.data_parallel > 1:
+            raise HTTPException(
+                400, "body: data_parallel: add each rank by itself: {..., name: ..., rank: 0}"
             )
+        try:
+            member = self._control.add(engine, "admin")
         except FleetError as error:
             raise HTTPException(409, f"Cannot add the endpoint: {error}.") from None
         except ValueError as error:
@@ -256,7 +259,8 @@ class _Routes:
         return [self._describe(watch) for watch in self._control.watches()]
 
     def _describe(self, watch: Watch) -> dict[str, Any]:
-        return describe_endpoint(watch, self._control.shared.table, time.monotonic())
+        control = self._control
+        return describe_endpoint(watch, control.shared.table, control.caches, time.monotonic())
 
     def _watch(self, request: Request) -> Watch:
         name = request.path_params["name"]

@@ -21,8 +21,9 @@ from gateway._shared import Area, Shared
 from gateway.access_log import AccessLog
 from gateway.bus import Bus, NoBus, RedisBus, Sharer, endpoint_hash
 from gateway.caches import Caches
-from gateway.config import Config, ConfigError, Engine, check_engine, engine_name
+from gateway.config import Config, ConfigError, Engine, check_engine, engine_name, ranks_of
 from gateway.fleet import Fleet, FleetError, Member
+from gateway.kv_following import KvFollowing
 from gateway.listener import open_listeners
 from gateway.logs import configure_logs
 from gateway.prober import Prober, Watch
@@ -40,7 +41,7 @@ SHOWN_REASONS = 5
 SHARE_S = 0.02
 # How far apart two costs may be and still be decided by chance, where peers' load is a second old.
 MAX_DOUBT = 0.3
-FIXED = ("listen", "admin.host", "admin.port", "workers", "access_log", "bus")
+FIXED = ("listen", "admin.host", "admin.port", "workers", "access_log", "bus", "index_blocks")
 # The lists of a thousand engines arrive in one second at start: not a fleet for each of them.
 PUBLISH_DELAY_S = 0.02
 
@@ -71,9 +72,11 @@ class Control:
     ) -> None:
         self.config = config
         self.started_s = time.time()
-        self.shared = Shared.create(config.workers)
+        self.shared = Shared.create(config.workers, config.index_blocks)
         self.fleet = Fleet(busy=lambda slot: self.shared.table.load(slot)["in_flight"] > 0)
-        self.caches = Caches(self.shared.table, self.shared.index)
+        self.caches = Caches(
+            self.shared.table, self.shared.index, self.fleet.block_tokens_of, self.publish
+        )
         self.is_draining = False
         self.access_log: AccessLog | None = None
         self.endpoint_base: dict[int, list[int]] = {}
@@ -109,6 +112,9 @@ class Control:
             on_change=self.publish,
             on_condemn=lambda condemn: self.supervisor.send(condemn),
             on_left=self._on_left,
+            following=KvFollowing(
+                self.fleet, self.caches, lambda: self.config.models, self.publish
+            ),
         )
         self.supervisor = Supervisor(
             self.shared,
@@ -129,7 +135,8 @@ class Control:
         admin = AdminServer(self, self._admin_socket)
         try:
             for engine in self.config.engines:
-                self.add(engine, "config")
+                for rank in ranks_of(engine):
+                    self.add(rank, "config")
             if sims is not None:
                 await sims.start()
                 for name, url in sims.urls.items():
@@ -147,6 +154,7 @@ class Control:
             await self.supervisor.drain(0, 0)
             await admin.stop()
             await self.prober.close()
+            self.caches.stop()
             if self._share_handle is not None:
                 self._share_handle.cancel()
             await self.bus.close()
@@ -263,6 +271,7 @@ class Control:
             listen=running.listen,
             workers=running.workers,
             access_log=running.access_log,
+            index_blocks=running.index_blocks,
             bus=running.bus,
             admin=msgspec.structs.replace(
                 fresh.admin, host=running.admin.host, port=running.admin.port
@@ -278,7 +287,11 @@ class Control:
 
     def _reconcile(self, engines: Sequence[Engine]) -> None:
         """Make the engines of source 'config' those of a list."""
-        wanted = {engine_name(engine.url, engine.name): engine for engine in engines}
+        wanted = {
+            engine_name(rank.url, rank.name): rank
+            for engine in engines
+            for rank in ranks_of(engine)
+        }
         for member in list(self.fleet.members.values()):
             if member.source != "config" or member.leaving:
                 continue
@@ -386,6 +399,7 @@ async def _first(wanted: asyncio.Event, other: asyncio.Event) -> bool:
 
 def _worker_arguments(config: Config) -> list[str]:
     arguments = ["--log-level", config.log.level, "--log-format", config.log.format]
+    arguments += ["--index-blocks", str(config.index_blocks)]
     listen = config.listen
     if listen.tls_cert:
         arguments += ["--tls-cert", listen.tls_cert, "--tls-key", listen.tls_key]
@@ -394,9 +408,10 @@ def _worker_arguments(config: Config) -> list[str]:
 
 def _same_place(one: Engine, other: Engine) -> bool:
     """Whether connections and health of one are the other's too."""
-    return (one.url, one.kind, one.ca_file, one.server_name) == (
+    return (one.url, one.kind, one.rank, one.ca_file, one.server_name) == (
         other.url,
         other.kind,
+        other.rank,
         other.ca_file,
         other.server_name,
     )

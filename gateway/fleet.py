@@ -5,15 +5,16 @@ read a fleet without the old one, and the generation number tells the two apart 
 """
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from engines.kind import KINDS
 from gateway import messages
-from gateway.config import Config, Engine, EngineUrl, engine_name, parse_engine_url
+from gateway.config import ASK, Config, Engine, EngineUrl, engine_name, parse_engine_url
 
-__all__ = ["Fleet", "FleetError", "Member"]
+__all__ = ["Fleet", "FleetError", "Member", "base_of"]
 
 MAX_SLOTS = 1024
 MAX_MODELS = 64
@@ -39,6 +40,8 @@ class Member:
     """'config', 'admin' or 'sim': who added it, and so who may take it away."""
     address: str = ""
     """IP address; empty until the name is resolved."""
+    block_tokens: int = 0
+    """In a block of its KV cache, as its KV events say; 0: they did not yet."""
     models: dict[str, dict[str, Any]] | None = None
     """Its model list by id; None until it was read for the first time."""
     leaving: bool = False
@@ -61,8 +64,12 @@ class Fleet:
 
     busy: Callable[[int], bool]
     members: dict[str, Member] = field(default_factory=dict)
+    samples: dict[str, tuple[messages.Sample, ...]] = field(default_factory=dict)
+    """By model with a tokenizer: what an engine made of some prompts. Missing: not asked yet."""
     _slots: list[_Slot] = field(default_factory=list)
     _model_rows: dict[str, int] = field(default_factory=dict)
+    _block_tokens: dict[str, int] = field(default_factory=dict)
+    """By model; as of the last `build`."""
 
     def add(self, engine: Engine, source: str, now_s: float) -> Member:
         """Give an engine a name and a slot. FleetError if it has none to get; ValueError: URL."""
@@ -99,6 +106,7 @@ class Fleet:
             slot.generation += 1
             member.generation = slot.generation
             member.models = None
+            member.block_tokens = 0
         member.address = address
 
     def set_models(self, member: Member, entries: list[dict[str, Any]]) -> bool:
@@ -133,15 +141,48 @@ class Fleet:
             alias: [messages.Choice(model, weight) for model, weight in targets.items()]
             for alias, targets in config.aliases().items()
         }
+        tokenizers = self._tokenizers(config)
+        self._block_tokens = {
+            name: _most_common(
+                member.block_tokens for member in placed if name in (member.models or {})
+            )
+            for name in slots
+            if base_of(name, placed) in tokenizers
+        }
         return messages.Fleet(
             endpoints=[_endpoint(member) for member in placed],
-            models=[messages.Model(n, self._model_row(n), slots[n]) for n in sorted(slots)],
+            models=[self._model(name, slots[name], placed) for name in sorted(slots)],
+            tokenizers=tokenizers,
             aliases=aliases,
             keys=config.to_keys(),
             complete=self.is_complete(),
             settings=config.to_settings(admin_address),
             models_json=_models_json(placed, aliases),
         )
+
+    def block_tokens_of(self, member: Member) -> int:
+        """Of the prompts that go to an endpoint; 0: they are cut by their text."""
+        return max((self._block_tokens.get(name, 0) for name in member.models or {}), default=0)
+
+    def _model(self, name: str, slots: list[int], placed: list[Member]) -> messages.Model:
+        base, block_tokens = base_of(name, placed), self._block_tokens.get(name, 0)
+        return messages.Model(
+            name,
+            self._model_row(name),
+            slots,
+            lora="" if base == name else name,
+            tokenizer=base if block_tokens else "",
+            block_tokens=block_tokens,
+        )
+
+    def _tokenizers(self, config: Config) -> dict[str, messages.Tokenizer]:
+        return {
+            name: messages.Tokenizer("")
+            if rule.tokenizer == ASK
+            else messages.Tokenizer(rule.tokenizer, rule.chat_template, self.samples[name])
+            for name, rule in config.models.items()
+            if rule.tokenizer == ASK or (rule.tokenizer and name in self.samples)
+        }
 
     def _free_slot(self, now_s: float) -> int:
         for index, slot in enumerate(self._slots):
@@ -157,6 +198,21 @@ class Fleet:
         if name not in self._model_rows and len(self._model_rows) == MAX_MODELS - 1:
             return MAX_MODELS - 1  # one row for all further ones
         return self._model_rows.setdefault(name, len(self._model_rows))
+
+
+def base_of(name: str, members: Iterable[Member]) -> str:
+    """The model that an adapter belongs to, as some engine says; else the model itself."""
+    for member in members:
+        parent = (member.models or {}).get(name, {}).get("parent")
+        if isinstance(parent, str) and parent:
+            return parent
+    return name
+
+
+def _most_common(values: Iterable[int]) -> int:
+    """Of those that are not 0; 0 if there are none."""
+    counts = Counter(value for value in values if value)
+    return max(counts, key=lambda value: (counts[value], value), default=0)
 
 
 def _endpoint(member: Member) -> messages.Endpoint:
@@ -175,6 +231,7 @@ def _endpoint(member: Member) -> messages.Endpoint:
         api_key=engine.api_key.reveal(),
         keep_alive_s=engine.keep_alive_s or KINDS[engine.kind].keep_alive_s,
         path_prefix=url.prefix,
+        rank=engine.rank,
     )
 
 

@@ -89,6 +89,11 @@ class KvSubscription:
         return f"<KvSubscription {self.name} {self.state.value} at {self.source.endpoint}>"
 
     @property
+    def is_lost(self) -> bool:
+        """Nothing is known of what the engine holds."""
+        return self.state is KvState.LOST
+
+    @property
     def n_gaps(self) -> int:
         """Times that batches were missing."""
         return self.sequence.n_gaps

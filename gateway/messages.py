@@ -24,9 +24,11 @@ __all__ = [
     "Made",
     "Model",
     "Ready",
+    "Sample",
     "Sent",
     "Settings",
     "ToWorker",
+    "Tokenizer",
 ]
 
 
@@ -51,6 +53,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     """Idle connections are closed after this; below the engine's own keep-alive."""
     path_prefix: str = ""
     """Put before the path of each request; from a URL such as http://host/engine-a."""
+    rank: int | None = None
+    """Data-parallel rank behind it that requests go to."""
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -61,6 +65,32 @@ class Model(msgspec.Struct, frozen=True):
     """Row in the shared counters; MAX_MODELS - 1 for those beyond."""
     slots: list[int]
     """Endpoints that list it, ascending, whatever their state."""
+    lora: str = ""
+    """The adapter it is; empty: a base model."""
+    tokenizer: str = ""
+    """Of `Fleet.tokenizers`: makes the token ids of its prompts; empty: go by their text."""
+    block_tokens: int = 0
+    """In a block of token ids."""
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """A request and the token ids that an engine made of its prompt."""
+
+    path: str
+    body: bytes
+    ids: bytes
+    """4 bytes each, little-endian."""
+
+
+class Tokenizer(msgspec.Struct, frozen=True):
+    """What makes the token ids of a model's prompts."""
+
+    folder: str
+    """Empty: an engine is asked for them."""
+    chat_template: str = ""
+    """File of a template other than the folder's; empty: none."""
+    samples: tuple[Sample, ...] = ()
+    """It must do as the engines do."""
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -128,6 +158,7 @@ class Fleet(msgspec.Struct, frozen=True, tag="fleet"):
     settings: Settings
     models_json: bytes
     """Body of GET /v1/models."""
+    tokenizers: dict[str, Tokenizer] = {}
 
 
 class Condemn(msgspec.Struct, frozen=True, tag="condemn"):

@@ -124,6 +124,18 @@ COUNTERS = (
         "side",
         {"client": Count.CLIENT_BYTES_OUT, "upstream": Count.UPSTREAM_BYTES_OUT},
     ),
+    Labelled(
+        "token_ids",
+        "Prompts whose token ids were wanted for routing, by what came of it.",
+        "result",
+        {
+            "known": Count.IDS_KNOWN,
+            "unknown": Count.IDS_UNKNOWN,
+            "late": Count.IDS_LATE,
+            "full": Count.IDS_FULL,
+            "unloaded": Count.IDS_UNLOADED,
+        },
+    ),
     Labelled("events", "Data events relayed in streams.", "", {"": Count.EVENTS}),
 )
 

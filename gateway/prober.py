@@ -18,6 +18,7 @@ from gateway.caches import Caches
 from gateway.config.schema import Health as HealthConfig
 from gateway.fleet import Fleet, Member
 from gateway.health import Health, Outcome, Rules, Transition
+from gateway.kv_following import KvFollowing
 from gateway.messages import Condemn
 from gateway.probe import Probe
 from router import State, Table
@@ -75,6 +76,7 @@ class Prober:
         on_change: Callable[[], None],
         on_condemn: Callable[[Condemn], None],
         on_left: Callable[[Member], None],
+        following: KvFollowing,
     ) -> None:
         self.watches: dict[int, Watch] = {}
         self._table = table
@@ -86,6 +88,7 @@ class Prober:
         self._on_change = on_change
         self._on_condemn = on_condemn
         self._on_left = on_left
+        self._following = following
         self._probe = Probe(config.timeout_s)
         self._ticker = asyncio.create_task(self._tick_forever())
 
@@ -111,6 +114,7 @@ class Prober:
             watch.task.cancel()
         self._table.set_row(member.slot, state=State.EMPTY)
         self._caches.close(member.slot)
+        self._following.forget(member)
 
     def drain(self, member: Member) -> None:
         """No more requests for it."""
@@ -170,6 +174,8 @@ class Prober:
         self._carry_out(watch, watch.health.on_probe(time.monotonic(), outcome, text))
         if outcome is Outcome.GOOD and self._is_due(watch.scrape_s, self._config.interval_s * 0.5):
             await self._scrape(watch)
+        if outcome is Outcome.GOOD:
+            await self._following.look(self._probe, member)
 
     def _complain(self, text: str) -> None:
         """Of something that meets every probe: once a minute."""
@@ -230,9 +236,13 @@ class Prober:
             return
         now_s = time.monotonic()
         watch.scrape, watch.scrape_s = scrape, now_s
+        slot = watch.member.slot
         if scrape.kv_tokens is not None:
-            self._caches.on_capacity(watch.member.slot, scrape.kv_tokens)
-        load = self._table.load(watch.member.slot)
+            self._caches.on_capacity(slot, scrape.kv_tokens)
+        if scrape.generation_tokens is not None:
+            tokens = scrape.generation_tokens + (scrape.prompt_tokens or 0.0)
+            self._caches.on_progress(slot, tokens, now_s)
+        load = self._table.load(slot)
         self._carry_out(
             watch,
             watch.health.on_scrape(

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from gateway._shared import Count, Shared
+from gateway.caches import Caches
 from gateway.config import Config
 from gateway.fleet import Fleet
 from gateway.prober import Watch
@@ -13,8 +14,8 @@ from router import Table
 __all__ = ["describe_endpoint", "describe_models", "describe_workers", "requests_under_way"]
 
 
-def describe_endpoint(watch: Watch, table: Table, now_s: float) -> dict[str, Any]:
-    """One endpoint: place, state and why, load, its own numbers, what changed last."""
+def describe_endpoint(watch: Watch, table: Table, caches: Caches, now_s: float) -> dict[str, Any]:
+    """One endpoint: place, state and why, load, cache, its own numbers, what changed last."""
     member, health, scrape = watch.member, watch.health, watch.scrape
     load = table.load(member.slot)
     last_event_s = load.pop("last_event_s")  # type: ignore[misc]
@@ -37,6 +38,7 @@ def describe_endpoint(watch: Watch, table: Table, now_s: float) -> dict[str, Any
             **load,
             "last_event_ago_s": round(now_s - last_event_s, 3) if last_event_s else None,
         },
+        "cache": caches.describe(member.slot),
         "engine": None
         if scrape is None
         else {

@@ -14,17 +14,20 @@ order in which they came.
 from __future__ import annotations  # array is no generic before Python 3.12
 
 import asyncio
+import contextlib
 import logging
 import os
 from array import array
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, Protocol
+from typing import Protocol
 
-__all__ = ["Job", "Maker", "Tokenizing", "loader"]
+from gateway.messages import Sample
+
+__all__ = ["Job", "Maker", "MismatchError", "Tokenizing", "loader"]
 
 log = logging.getLogger("headgate.tokenizing")
 
@@ -36,6 +39,7 @@ DEADLINE_S = 0.05
 CLOSE_S = 1.0
 
 Callback = Callable[["array[int] | None"], None]
+Loader = Callable[[], "Maker"]
 
 
 class Maker(Protocol):
@@ -45,8 +49,15 @@ class Maker(Protocol):
         """The ids, None if not known; from any thread, never raising."""
 
 
-def loader(folder: Path, **options: Any) -> Callable[[], Maker]:
-    """Loads a model's tokenizer when called; until then tokenizers and jinja2 are not imported."""
+class MismatchError(Exception):
+    """The ids made here are not those that an engine makes."""
+
+
+def loader(folder: Path, *, chat_template: str = "", samples: Sequence[Sample] = ()) -> Loader:
+    """Loads a model's tokenizer when called; until then tokenizers and jinja2 are not imported.
+
+    `chat_template`: a file. What is loaded must make the ids of `samples`, or MismatchError.
+    """
 
     def load() -> Maker:
         # Else tokenizers hands each text to a thread per core of its own and waits for them. It
@@ -54,7 +65,17 @@ def loader(folder: Path, **options: Any) -> Callable[[], Maker]:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         from engines.tokens.prompt import PromptTokens
 
-        return PromptTokens.load(folder, **options)
+        template = Path(chat_template).read_text("utf-8") if chat_template else None
+        maker = PromptTokens.load(folder, template=template)
+        for sample in samples:
+            ids = maker.ids(sample.path, sample.body)
+            if ids is not None and ids.tobytes() != sample.ids:
+                raise MismatchError(
+                    f"{folder} makes other token ids than the engine of a request to {sample.path}"
+                    f" ({len(ids)} and {len(sample.ids) // 4}); is it the engine's model, and "
+                    "`chat_template` the engine's --chat-template?"
+                )
+        return maker
 
     return load
 
@@ -80,29 +101,31 @@ class Job:
 
 
 class Tokenizing:
-    """Ids for some models, by name. Until a model is loaded, and if it cannot be: None."""
+    """Ids for some models, by name. Until a model is loaded, and if it cannot be: None.
+
+    `count(how)` is called for each job that was not cancelled: known, unknown, late, full (too many
+    wait), unloaded.
+    """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        loaders: Mapping[str, Callable[[], Maker]],
+        count: Callable[[str], None] = lambda how: None,
         *,
         threads: int = THREADS,
         queue: int = QUEUE,
         deadline_s: float = DEADLINE_S,
     ) -> None:
-        self.counts = dict.fromkeys(("known", "unknown", "late", "full", "unloaded"), 0)
-        """Of jobs that were not cancelled, by how they ended."""
         self._loop = loop
+        self._count = count
         self._limit = queue
         self._deadline_s = deadline_s
         self._makers: dict[str, Maker] = {}
+        self._wanted: dict[str, Loader] = {}
         self._waiting: deque[Job] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._queue: SimpleQueue[Job | Callable[[], None] | None] = SimpleQueue()
-        for name, load in loaders.items():
-            self._queue.put(self._loading(name, load))
         self._threads = [
             Thread(target=self._run, name=f"tokenizing-{index}", daemon=True)
             for index in range(threads)
@@ -115,11 +138,22 @@ class Tokenizing:
         """Names of models whose ids can be made."""
         return frozenset(self._makers)
 
+    def load(self, name: str, load: Loader) -> None:
+        """Make the ids of a model's prompts from when it is loaded. Again: by another loader."""
+        self._makers.pop(name, None)
+        self._wanted[name] = load
+        self._queue.put(self._loading(name, load))
+
+    def forget(self, name: str) -> None:
+        """No longer."""
+        self._makers.pop(name, None)
+        self._wanted.pop(name, None)
+
     def submit(self, model: str, path: str, body: bytes, callback: Callback) -> Job | None:
         """Give the callback the ids of a prompt, or None; None: it has been given None already."""
         maker = self._makers.get(model)
         if maker is None or self._closed or self._queue.qsize() >= self._limit:
-            self.counts["full" if maker and not self._closed else "unloaded"] += 1
+            self._count("full" if maker and not self._closed else "unloaded")
             callback(None)
             return None
         job = Job(maker, path, body, callback, self._loop.time() + self._deadline_s)
@@ -164,8 +198,13 @@ class Tokenizing:
         callback = job.callback
         if callback is not None:
             job.callback = None
-            self.counts[how] += 1
+            self._count(how)
             callback(ids)
+
+    def _loaded(self, name: str, load: Loader, maker: Maker) -> None:
+        if self._wanted.get(name) is load:
+            self._makers[name] = maker
+            log.info("token ids for %s are made here", name)
 
     # -- in the threads
 
@@ -188,13 +227,14 @@ class Tokenizing:
                     return
             del job
 
-    def _loading(self, name: str, load: Callable[[], Maker]) -> Callable[[], None]:
+    def _loading(self, name: str, load: Loader) -> Callable[[], None]:
         def run() -> None:
             try:
-                self._makers[name] = load()
+                maker = load()
             except Exception as error:  # a folder may be broken in any way; requests go on without
                 log.error("no token ids for %s: %s", name, error)
-            else:
-                log.info("token ids for %s are made here", name)
+                return
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._loaded, name, load, maker)
 
         return run

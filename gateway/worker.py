@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import ssl
+from pathlib import Path
 
 import uvloop
 
@@ -32,11 +33,13 @@ from gateway.messages import (
     Ready,
     Sent,
     Settings,
+    Tokenizer,
     ToWorker,
 )
 from gateway.proxy._plane import Plane, keep_freed_memory
 from gateway.proxy._pool import Pool
 from gateway.proxy._session import Session
+from gateway.tokenizing import Tokenizing, loader
 
 __all__ = ["Worker", "main"]
 
@@ -77,6 +80,7 @@ class Worker:
         self._server: asyncio.AbstractServer | None = None
         self._channel: Channel[FromWorker, ToWorker] | None = None
         self._drain: asyncio.Task[None] | None = None
+        self._tokenizers: dict[str, Tokenizer] = {}
         self._done = asyncio.Event()
 
     async def run(self, control: socket.socket) -> None:
@@ -91,6 +95,8 @@ class Worker:
         with contextlib.suppress(asyncio.CancelledError):
             await orders
         await self._channel.close()
+        if self.plane.tokenizing is not None:
+            self.plane.tokenizing.close()
 
     def _tick(self) -> None:
         try:
@@ -124,6 +130,7 @@ class Worker:
         if isinstance(order, Fleet):
             before, after = self.plane.settings, order.settings
             self.plane.apply(order)
+            self._load(order.tokenizers)
             # The first one agrees with the command line.
             if before is not None and _log(before) != _log(after):
                 configure_logs(*_log(after))
@@ -137,6 +144,25 @@ class Worker:
             if self._drain is not None:
                 self._drain.cancel()
             self._drain = asyncio.create_task(self._drain_out(order))
+
+    def _load(self, wanted: dict[str, Tokenizer]) -> None:
+        """Make token ids with these, and no others. Those without a folder are not ours to make."""
+        wanted = {name: one for name, one in wanted.items() if one.folder}
+        before, self._tokenizers = self._tokenizers, wanted
+        if before == wanted:
+            return
+        if self.plane.tokenizing is None:
+            self.plane.tokenizing = Tokenizing(self._loop, self.plane.count_ids)
+        for name in before.keys() - wanted.keys():
+            self.plane.tokenizing.forget(name)
+        for name, tokenizer in wanted.items():
+            if before.get(name) != tokenizer:
+                load = loader(
+                    Path(tokenizer.folder),
+                    chat_template=tokenizer.chat_template,
+                    samples=tokenizer.samples,
+                )
+                self.plane.tokenizing.load(name, load)
 
     async def _listen(self) -> None:
         assert self._channel is not None
@@ -207,7 +233,7 @@ async def _within(seconds: float, event: asyncio.Event) -> bool:
 def main() -> None:
     """Entry point of the worker process."""
     parser = argparse.ArgumentParser(prog="gateway.worker")
-    for name in ("fd-shared", "fd-control", "fd-listen", "index", "workers"):
+    for name in ("fd-shared", "fd-control", "fd-listen", "index", "workers", "index-blocks"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--tls-cert")
     parser.add_argument("--tls-key")
@@ -231,7 +257,7 @@ def main() -> None:
 async def _serve(arguments: argparse.Namespace, tls: ssl.SSLContext | None) -> None:
     worker = Worker(
         asyncio.get_running_loop(),
-        Shared(arguments.fd_shared, arguments.workers),
+        Shared(arguments.fd_shared, arguments.workers, arguments.index_blocks),
         arguments.index,
         socket.socket(fileno=arguments.fd_listen),
         tls,

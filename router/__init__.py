@@ -8,6 +8,7 @@ from router._assumed import AssumedCaches
 from router._fit import Fit
 from router._index import Index
 from router._policy import Policy
+from router._reported import ReportedCache
 from router._table import DYING, State, Table
 from router.policy import POLICIES, make_policy
 
@@ -18,6 +19,7 @@ __all__ = [
     "Fit",
     "Index",
     "Policy",
+    "ReportedCache",
     "State",
     "Table",
     "make_policy",

@@ -58,10 +58,14 @@ cdef class Router:
 
     cdef void book(self, Booking* booking, int slot, const Ask* ask, double cached,
                    Prompt prompt, Demand demand, bint is_seen) noexcept:
+        cdef size_t known = 0
         self.booker.book(booking, slot, ask.n_tokens, cached, is_seen, ask.now_s)
         demand.booked(booking.prefill_s, ask.n_tokens, cached, ask.now_s)
         if prompt is not None and self.reads_prompts and prompt.n_keys:
-            self.recent.add(prompt.keys, prompt.n_keys, slot, ask.now_s)
+            # What is known to be there need not be noted.
+            if cached > 0:
+                known = min(<size_t>(cached / prompt.block_tokens), prompt.n_keys)
+            self.recent.add(prompt.keys + known, prompt.n_keys - known, slot, ask.now_s)
 
     def send(self, Demand demand not None, slots, const uint64_t[::1] keys, double n_tokens,
              double block_tokens, double now_s, *, bint is_seen=True, double doubt=0.0,
@@ -75,6 +79,8 @@ cdef class Router:
             raise ValueError(f"more than {MAX_SLOTS} slots")
         memset(&ask, 0, sizeof(Ask))
         for index, slot in enumerate(slots):
+            if not 0 <= slot < MAX_SLOTS:
+                raise IndexError(f"slot {slot} is not in 0..{MAX_SLOTS - 1}")
             array[index] = slot
         ask.slots = array
         ask.n_slots = len(slots)

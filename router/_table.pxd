@@ -59,7 +59,7 @@ cdef struct Load:
     # Work that was booked before it was sent; see router._booking.
     int32_t prefilling      # streams without a first token
     double prefill_s        # their prompts, in seconds of the engine's time
-    double anchor_s         # since when the first of them is being computed, as far as we know
+    double anchor_s         # since when the first of all workers' is computed, as far as known
     double unseen_until_s   # when the prompts of non-streaming requests will be computed
     int64_t prefill_tokens  # uncached prompt tokens of `prefilling`
     int64_t kv_tokens       # prompt and generated tokens of all in flight

@@ -3,7 +3,7 @@
 `load` reads it once at the edge; nothing else in the gateway reads the file or the environment.
 """
 
-from gateway.config.check import check_engine, engine_name
+from gateway.config.check import ASK, check_engine, engine_name, ranks_of
 from gateway.config.errors import ConfigError
 from gateway.config.load import load
 from gateway.config.schema import Config, Engine
@@ -12,6 +12,7 @@ from gateway.config.show import show
 from gateway.config.url import EngineUrl, parse_engine_url
 
 __all__ = [
+    "ASK",
     "Config",
     "ConfigError",
     "Engine",
@@ -21,5 +22,6 @@ __all__ = [
     "engine_name",
     "load",
     "parse_engine_url",
+    "ranks_of",
     "show",
 ]

@@ -33,6 +33,7 @@ Seconds = Annotated[float, Meta(gt=0)]
 SecondsOrNone = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
 Weight = Annotated[float, Meta(gt=0)]
+Rank = Annotated[int, Meta(ge=0, le=1023)]
 Usage = Literal["observe", "exact"]
 Kind = Literal["vllm", "sglang", "openai"]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:\[\]-]*$", max_length=200)]
@@ -89,6 +90,14 @@ class Engine(Struct, frozen=True, kw_only=True):
     """TLS server name, where it differs from the URL's host."""
     profile: str = "8b-h100"
     """How long its steps take, to begin with: model size and GPU. What is observed corrects it."""
+    kv_events: list[str] = []
+    """Where it publishes its KV events: tcp://HOST:PORT[?replay=PORT], `*` for its own host.
+    Default: it is asked (GET /kv_event_sources). Read only where a model has a `tokenizer`."""
+    data_parallel: Annotated[int, Meta(ge=1, le=1024)] = 1
+    """Data-parallel ranks behind this URL, each with a KV cache of its own: each becomes an
+    endpoint, NAME.dpN, whose requests carry X-data-parallel-rank."""
+    rank: Rank | None = None
+    """The one data-parallel rank that requests go to; set for each by `data_parallel`."""
     keep_alive_s: Seconds | None = None
     """Idle connections close after this; default: below the kind's own keep-alive (4 s)."""
 
@@ -102,6 +111,13 @@ class ModelRule(Struct, frozen=True, kw_only=True):
     """Short for a split with a single target."""
     usage: Usage | None = None
     """Overrides the gateway's `usage`."""
+    tokenizer: str = ""
+    """Folder of the model's files (tokenizer.json and its kind), or `engine`: the engine is asked
+    for token ids (POST /tokenize), which costs each request some milliseconds. With it, and with
+    engines that publish KV events, prompts are compared by token ids with what each engine's cache
+    holds. Default: by their text, with what was sent there."""
+    chat_template: str = ""
+    """File of the chat template that the engines were started with; default: the folder's own."""
 
 
 class Key(Struct, frozen=True, kw_only=True):
@@ -241,6 +257,10 @@ class Config(Struct, frozen=True, kw_only=True):
     policy: str = "marginal-cost"
     """How an engine is picked; see router/policies. marginal-cost: where the request is answered
     soonest, at the least cost to the others."""
+    index_blocks: Annotated[int, Meta(ge=1024, le=1 << 28)] = 1 << 20
+    """Blocks of prompts of which it is known who has them cached, 16 bytes each in shared memory,
+    about 50 more in the control process for each endpoint that has one. A block is 256 bytes of
+    text, or as many tokens as in the engine (16, mostly)."""
     usage: Usage = "observe"
     """observe: read usage where the engine sends it, else estimate. exact: ask the engine for it
     in every stream and hide what the client did not ask for."""

@@ -1,6 +1,6 @@
 """One request's way through the gateway: pick, dispatch, relay, retry, account.
 
-    IDLE -start-> DIALING -> WAITING -head-> HOLDING -first frame-> STREAMING -> IDLE
+    IDLE -start-> (HELD ->) DIALING -> WAITING -head-> HOLDING -first frame-> STREAMING -> IDLE
                      ^___________|______________|   (retry: nothing has gone to the client)
 
 Every path back to IDLE goes through `over`, which counts the request once; every dispatch is
@@ -22,10 +22,11 @@ from router._booking cimport Booking
 
 cpdef enum Stage:
     IDLE = 0
-    DIALING = 1     # booked; waits for a connection
-    WAITING = 2     # sent; no response head
-    HOLDING = 3     # head is here; nothing has gone to the client
-    STREAMING = 4   # the client has bytes
+    HELD = 1        # not dispatched yet: its prompt's token ids are being made
+    DIALING = 2     # booked; waits for a connection
+    WAITING = 3     # sent; no response head
+    HOLDING = 4     # head is here; nothing has gone to the client
+    STREAMING = 5   # the client has bytes
 
 cpdef enum Ending:
     KEEP = 0        # may carry the next request
@@ -65,6 +66,7 @@ cdef class Exchange(Sink):
     cdef bint dying                 # its answer says that its engine is going down
     cdef bint gathers               # may be turned away: not sent before its body is known
     cdef bint reusable
+    cdef object job                 # what makes the ids that it is HELD for; has `cancel`
     cdef bytes pending              # what has not gone to the client yet
     # The request has been read. Ends in `client.on_over`.
     cdef int start(self) except -1
@@ -78,6 +80,8 @@ cdef class Exchange(Sink):
     # End a request that was never dispatched: answered by us, or given up by its client.
     cdef int over(self, int outcome, int status, int reason, int ending) except -1
     # private
+    cdef int _make_ids(self) except -1
+    cdef int _route(self) except -1
     cdef str _nobody(self)
     cdef int _dispatch(self, int slot) except -1
     cdef int on_connection(self, Upstream upstream) except -1

@@ -16,6 +16,7 @@ from gateway.http._head cimport Head
 from gateway.http._write cimport Buffer
 from gateway.proxy._account cimport Account
 from gateway.proxy._answer cimport relayed_head
+from gateway.proxy._asking cimport ask
 from gateway.proxy._attempts cimport Attempts
 from gateway.proxy._plane cimport Plane, now_s
 from gateway.proxy._pool cimport Pool
@@ -72,8 +73,37 @@ cdef class Exchange(Sink):
     # -- dispatch
 
     cdef int start(self) except -1:
-        cdef int slot
         self.attempts.begin(self.request)
+        if self.request.wants_ids():
+            return self._make_ids()
+        return self._route()
+
+    cdef int _make_ids(self) except -1:
+        cdef Request request = self.request
+        self.stage = Stage.HELD
+        self.account.leave()
+        # Whatever the answer, `_on_ids` is called: perhaps before this returns.
+        if request.served.asks:
+            self.job = ask(self.plane, request, self._on_ids)
+        else:
+            self.job = self.plane.tokenizing.submit(
+                request.served.tokenizer, request.path.name, bytes(request.body), self._on_ids
+            )
+        return 0
+
+    def _on_ids(self, ids):
+        self.job = None
+        self.account.enter()
+        try:
+            if ids is not None:
+                self.request.take_ids(ids)
+                self.attempts.ask.n_tokens = self.request.prompt.n_tokens
+            self._route()
+        except Exception as error:
+            self.on_error(error)
+
+    cdef int _route(self) except -1:
+        cdef int slot
         slot = self.attempts.pick(self.request, self.account.entered_s)
         if slot < 0:
             self.over(Count.REFUSED, self.client.answer(Reason.NO_ENDPOINT, (self._nobody(),)),
@@ -565,6 +595,9 @@ cdef class Exchange(Sink):
 
     cdef int _clear(self) except -1:
         self.stage = Stage.IDLE
+        if self.job is not None:
+            self.job.cancel()
+            self.job = None
         self.relay.clear()
         self.relay.scanner.reset(0)
         self.upstream = None

@@ -21,7 +21,11 @@ cdef class Served:
     cdef readonly int n_slots
     cdef int64_t* words             # its counters in this worker's column
     cdef bint exact_usage
-    cdef uint64_t root              # of its prompts' block hashes
+    cdef uint64_t root              # of its prompts' block hashes, by their text
+    cdef readonly str lora          # the adapter it is; '': none
+    cdef readonly str tokenizer     # of plane.tokenizing; '': prompts go by their text
+    cdef size_t block_tokens        # in a block of token ids
+    cdef bint asks                  # an engine is asked for them
     cdef Demand demand              # kept from fleet to fleet
     cdef bint is_held_by(self, int slot) noexcept nogil
 
@@ -49,6 +53,7 @@ cdef class Path:
     cdef bint makes_responses       # POST /v1/responses
     cdef bint names_response        # /v1/responses/{id}...
     cdef bint takes_stream_options  # may be asked for usage in a stream
+    cdef readonly str name          # as the engines know it
     cdef bint has_prompt            # is generated from a prompt in JSON
 
 cdef class Plane:
@@ -111,6 +116,7 @@ cdef class Plane:
     cdef uint64_t* sent             # what went where, for the control process: see note_sent
     cdef size_t n_sent
     cdef readonly list access       # records of ended requests, drained by the worker
+    cdef public object tokenizing   # gateway.tokenizing.Tokenizing; None: no model needs it
     cdef public object on_made      # called with (response id, slot, generation, holder)
     cdef bytes date                 # value of our own Date headers
     cdef bytes id_prefix

@@ -47,6 +47,11 @@ cdef dict LOCAL_PATHS = {
     b"/health": Local.HEALTH, b"/v1/models": Local.MODELS, b"/metrics": Local.METRICS,
 }
 
+cdef dict IDS_COUNTS = {
+    "known": <int>Count.IDS_KNOWN, "unknown": <int>Count.IDS_UNKNOWN,
+    "late": <int>Count.IDS_LATE, "full": <int>Count.IDS_FULL, "unloaded": <int>Count.IDS_UNLOADED,
+}
+
 cdef extern from "malloc.h" nogil:
     int mallopt(int param, int value)
     int M_MMAP_THRESHOLD
@@ -78,12 +83,17 @@ cdef bint climbs(bytes path) except -1:
 
 
 cdef class Served:
-    def __init__(self, str name, slots, bint exact_usage, Demand demand):
+    def __init__(self, str name, slots, bint exact_usage, Demand demand, str lora="",
+                 str tokenizer="", size_t block_tokens=0, bint asks=False):
         cdef int index, slot
         self.name = name
         self.key = name.encode()
         self.demand = demand
         self.root = root_of(PyBytes_AS_STRING(self.key), PyBytes_GET_SIZE(self.key))
+        self.lora = lora
+        self.tokenizer = tokenizer
+        self.block_tokens = block_tokens
+        self.asks = asks
         self.n_slots = len(slots)
         self.exact_usage = exact_usage
         self.slots = <int32_t*>malloc(max(1, self.n_slots) * sizeof(int32_t))
@@ -119,6 +129,7 @@ cdef class Path:
         self.methods = frozenset([b"GET", b"HEAD"])
         if route is None:
             return
+        self.name = route.path
         self.dialect = route.dialect
         self.body = route.body
         self.posts = route.methods == ("POST",)
@@ -181,11 +192,14 @@ cdef class Plane:
         self.models = {}
         names = {model.name for model in fleet.models} | {""}
         self.demands = {name: self.demands[name] for name in self.demands if name in names}
+        asked = {name for name, one in fleet.tokenizers.items() if not one.folder}
         for model in fleet.models:
             served = Served(
                 model.name, [slot for slot in model.slots if self.pools[slot] is not None],
                 fleet.settings.usage_by_model.get(model.name, fleet.settings.usage) == "exact",
                 self.demands.setdefault(model.name, Demand()),
+                model.lora, model.tokenizer, model.block_tokens,
+                model.tokenizer in asked,
             )
             index = model.index
             served.words = self.counts + <int>Area.MODELS + index * <int>Area.MODEL_WIDTH
@@ -411,6 +425,10 @@ cdef class Plane:
         sent = (<char*>self.sent)[:self.n_sent * sizeof(uint64_t)]
         self.n_sent = 0
         return sent
+
+    def count_ids(self, how):
+        """A prompt's token ids were wanted: `how` that ended (gateway.tokenizing)."""
+        self.counts[<int>IDS_COUNTS[how]] += 1
 
     def take_access(self):
         """Access log lines since the last call, as JSON."""

@@ -38,6 +38,7 @@ cdef class Request:
     cdef Prompt prompt              # its blocks, until the response begins
     cdef size_t prompt_bytes        # of it, in canonical form
     cdef double max_tokens          # of the answer; 0: not said
+    cdef bytes cache_salt           # as UTF-8; None: none
     cdef bint is_stream             # as it asks for
     cdef bint wants_usage           # usage mode `exact` holds for it
     cdef bint hides_usage           # usage was asked for in the client's place, and is hidden
@@ -50,6 +51,10 @@ cdef class Request:
     cdef int read_body(self, object body, int64_t size) except -1
     # The key in the head is known, or there are no keys.
     cdef bint authorize(self, const char* p, const Head* head) except -1
+    # Where its prompt is cached depends on its token ids, which have to be made first.
+    cdef bint wants_ids(self) noexcept
+    # Here they are, as array("I"): the prompt's blocks are made of them.
+    cdef int take_ids(self, object ids) except -1
     # private
     cdef int _refuse(self, int reason, tuple details) except -1
     cdef int _read_framing(self, const char* p, const Head* head) except -1

@@ -6,6 +6,7 @@ from engines.dialect import Body
 from gateway.proxy.multipart import model_part
 from gateway.proxy.usage import with_usage
 from gateway.reasons import Reason
+from router.namespace import namespace
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_GET_BUFFER
@@ -23,7 +24,7 @@ from gateway.proxy._envelope cimport (
     string_of,
 )
 from gateway.proxy._plane cimport Holder, Plane, Served
-from router._hash cimport root_of
+from router._hash cimport chain, root_of
 from router._keying cimport Prompt, TEXT_BLOCK_BYTES
 
 cdef extern from "strings.h" nogil:
@@ -80,6 +81,7 @@ cdef class Request:
         self.prompt.clear()
         self.prompt_bytes = 0
         self.max_tokens = 0
+        self.cache_salt = None
 
     cdef int _refuse(self, int reason, tuple details) except -1:
         self.details = details
@@ -277,7 +279,6 @@ cdef class Request:
         cdef Value[5] parts
         cdef double bytes_per_token = self.served.demand.bytes_per_token
         cdef uint64_t root = self.served.root
-        cdef bytes salted
         cdef int index
         self.is_stream = is_literal(p, envelope.stream, b"true", 4)
         self.max_tokens = max(<int64_t>0, number_of(p, envelope.max_tokens))
@@ -285,9 +286,9 @@ cdef class Request:
             self.prompt.n_tokens = self.body_size / bytes_per_token
             return 0
         if envelope.cache_salt.size:
-            salted = self.served.key + b"\0" + (
-                p[envelope.cache_salt.start:envelope.cache_salt.start + envelope.cache_salt.size])
-            root = root_of(PyBytes_AS_STRING(salted), PyBytes_GET_SIZE(salted))
+            self.cache_salt = string_of(p, envelope.cache_salt)
+            if self.cache_salt is not None:
+                root = _root(self.served.name, "", self.cache_salt)
         # In the order in which chat templates put them.
         parts[0] = envelope.tools
         parts[1] = envelope.system
@@ -302,6 +303,27 @@ cdef class Request:
         self.prompt_bytes = self.prompt.n_bytes
         self.prompt.n_tokens = self.prompt_bytes / bytes_per_token
         self.prompt.block_tokens = TEXT_BLOCK_BYTES / bytes_per_token
+        return 0
+
+    cdef bint wants_ids(self) noexcept:
+        return (
+            self.served.block_tokens != 0 and self.path.has_prompt and self.pinned < 0
+            and (self.served.asks or self.plane.tokenizing is not None)
+            and self.plane.router.reads_prompts
+        )
+
+    cdef int take_ids(self, object ids) except -1:
+        cdef const unsigned int[::1] view = ids
+        cdef Served served = self.served
+        # A block that ends with the prompt is computed anew: the engine needs its last token.
+        cdef size_t n_blocks = max(view.shape[0] - 1, 0) // served.block_tokens
+        self.prompt.resize(n_blocks)
+        if n_blocks:
+            # An endpoint holds one base model: its name need not tell blocks apart.
+            chain(_root("", served.lora, self.cache_salt or b""), &view[0],
+                  4 * n_blocks * served.block_tokens, 4 * served.block_tokens, self.prompt.keys)
+        self.prompt.n_tokens = view.shape[0]
+        self.prompt.block_tokens = served.block_tokens
         return 0
 
     cdef int _choose_model(self, bytes name) except -1:
@@ -379,6 +401,11 @@ cdef class Request:
                 self.pinned = slot
                 return 0
         return self._refuse(Reason.UNKNOWN_RESPONSE, (response,))
+
+
+cdef uint64_t _root(str model, str lora, bytes salt) except? 0:
+    cdef bytes name = namespace(model, lora, salt.decode("utf-8", "replace"))
+    return root_of(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
 
 
 cdef str text(const char* p, Span value):

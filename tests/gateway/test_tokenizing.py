@@ -11,8 +11,11 @@ from array import array
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from engines.tokens.probes import PROBES
+from gateway.messages import Sample
 from gateway.tokenizing import Tokenizing, loader
 from tests.engines.tokens.models import write_folder
 
@@ -35,6 +38,10 @@ class Fake:
         return None if body == b"none" else array("I", list(body))
 
 
+ended: list[str] = []
+"""How the jobs of the running test ended."""
+
+
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(10.0):
         while not condition():  # noqa: ASYNC110
@@ -50,13 +57,15 @@ def run(
 ) -> None:
     async def main() -> None:
         fake = Fake()
+        ended.clear()
         tokenizing = Tokenizing(
             asyncio.get_running_loop(),
-            {"m": lambda: fake},
+            ended.append,
             threads=threads,
             queue=queue,
             deadline_s=deadline_s,
         )
+        tokenizing.load("m", lambda: fake)
         try:
             await until(lambda: tokenizing.loaded)
             await test(tokenizing, fake)
@@ -87,7 +96,7 @@ def test_ids_come_in_the_loops_thread(threads: int) -> None:
         assert all(ids == [index] for index, ids, _ in found)
         assert {thread for _, _, thread in found} == {threading.get_ident()}
         assert threading.get_ident() not in fake.threads
-        assert tokenizing.counts["known"] == 200
+        assert ended.count("known") == 200
 
     run(test, threads=threads)
 
@@ -100,7 +109,7 @@ def test_unknown() -> None:
         assert found == [None]
         await until(lambda: len(found) == 2)
         assert found == [None, None]
-        assert tokenizing.counts["unknown"] == tokenizing.counts["unloaded"] == 1
+        assert ended.count("unknown") == ended.count("unloaded") == 1
 
     run(test)
 
@@ -129,8 +138,8 @@ def test_full_queue() -> None:
         assert found == [None]
         fake.gate.set()
         await until(lambda: len(found) == 10)
-        assert tokenizing.counts["full"] == 1
-        assert tokenizing.counts["known"] == 9
+        assert ended.count("full") == 1
+        assert ended.count("known") == 9
 
     run(test, queue=8)
 
@@ -146,7 +155,7 @@ def test_deadline() -> None:
         await until(lambda: len(found) == 2)
         assert asyncio.get_running_loop().time() - start_s > 0.04
         assert found == [None, None]
-        assert tokenizing.counts["late"] == 2
+        assert ended.count("late") == 2
         fake.gate.set()
         await asyncio.sleep(0.05)
         assert len(found) == 2, "what comes late is nobody's"
@@ -172,7 +181,7 @@ def test_cancel() -> None:
         await until(lambda: found)
         await asyncio.sleep(0.02)
         assert found == [array("I", [ord("y")])]
-        assert tokenizing.counts["known"] == 1
+        assert ended.count("known") == 1
 
     run(test)
 
@@ -198,11 +207,9 @@ def test_close() -> None:
 def test_model_that_cannot_be_loaded(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     async def main() -> None:
         write_folder(tmp_path / "good", "chatml")
-        tokenizing = Tokenizing(
-            asyncio.get_running_loop(),
-            {"bad": loader(tmp_path / "none"), "good": loader(tmp_path / "good")},
-            deadline_s=5.0,
-        )
+        tokenizing = Tokenizing(asyncio.get_running_loop(), deadline_s=5.0)
+        tokenizing.load("bad", loader(tmp_path / "none"))
+        tokenizing.load("good", loader(tmp_path / "good"))
         try:
             await until(lambda: tokenizing.loaded)
             assert tokenizing.loaded == {"good"}
@@ -218,6 +225,55 @@ def test_model_that_cannot_be_loaded(caplog: pytest.LogCaptureFixture, tmp_path:
 
     asyncio.run(main())
     assert "no token ids for bad: " in caplog.text
+
+
+@pytest.mark.parametrize("differs", [False, True])
+def test_samples_are_compared(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, differs: bool
+) -> None:
+    write_folder(tmp_path, "chatml")
+    samples = []
+    for path, body in PROBES:
+        ids = loader(tmp_path)().ids(path, body)
+        assert ids is not None
+        samples.append(Sample(path, body, ids.tobytes()))
+    if differs:
+        samples[-1] = msgspec.structs.replace(samples[-1], ids=samples[-1].ids[4:])
+
+    async def main() -> None:
+        tokenizing = Tokenizing(asyncio.get_running_loop(), deadline_s=5.0)
+        tokenizing.load("m", loader(tmp_path, samples=samples))
+        try:
+            await until(lambda: tokenizing.loaded or caplog.records)
+            assert bool(tokenizing.loaded) is not differs
+        finally:
+            tokenizing.close()
+
+    asyncio.run(main())
+    assert ("makes other token ids than the engine" in caplog.text) is differs
+
+
+def test_a_model_that_is_forgotten_while_it_loads_stays_forgotten() -> None:
+    async def main() -> None:
+        tokenizing = Tokenizing(asyncio.get_running_loop(), deadline_s=5.0)
+        gate, old, new = threading.Event(), Fake(), Fake()
+
+        def slow() -> Fake:
+            gate.wait(10.0)
+            return old
+
+        try:
+            tokenizing.load("m", slow)
+            tokenizing.forget("m")
+            tokenizing.load("n", lambda: new)
+            gate.set()
+            await until(lambda: tokenizing.loaded)
+            assert tokenizing.loaded == {"n"}
+        finally:
+            gate.set()
+            tokenizing.close()
+
+    asyncio.run(main())
 
 
 def test_nothing_is_imported_before_it_is_needed() -> None:

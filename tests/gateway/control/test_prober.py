@@ -12,6 +12,7 @@ from gateway.caches import Caches
 from gateway.config import Engine, Secret
 from gateway.config.schema import Health as HealthConfig
 from gateway.fleet import Fleet
+from gateway.kv_following import KvFollowing
 from gateway.prober import Prober
 from router import State
 
@@ -38,14 +39,16 @@ class House:
         self.changes = 0
         self.condemned = []
         self.left = []
+        caches = Caches(self.table, self.shared.index)
         self.prober = Prober(
             self.table,
             self.fleet,
-            Caches(self.table, self.shared.index),
+            caches,
             config,
             self._on_change,
             self.condemned.append,
             self._on_left,
+            KvFollowing(self.fleet, caches, dict, self._on_change),
         )
 
     def _on_change(self):
