@@ -5,6 +5,7 @@
 
 from router._booking cimport Booker, Booking
 from router._demand cimport Demand
+from router._effort cimport Effort
 from router._index cimport Index, Matcher
 from router._keying cimport Prompt
 from router._policy cimport Ask, Policy
@@ -18,6 +19,7 @@ cdef class Router:
     cdef readonly bint reads_prompts
     cdef Matcher matcher
     cdef Recent recent
+    cdef Effort effort
     cdef double scale           # how many workers and gateways share the load evenly
     cdef double last_hit_tokens     # on the slot that was picked last
     cdef Prompt prompt          # of `send`

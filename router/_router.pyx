@@ -5,6 +5,7 @@ from libc.string cimport memcpy, memset
 
 from router._booking cimport Booker, Booking
 from router._demand cimport Demand
+from router._effort cimport Effort
 from router._index cimport Index, Matcher
 from router._keying cimport Prompt
 from router._policy cimport Ask, Policy, hit_tokens
@@ -27,6 +28,7 @@ cdef class Router:
         self.reads_prompts = policy.reads_prompts
         self.scale = scale
         self.recent = Recent()
+        self.effort = Effort()
         indexes = [self.recent.young, self.recent.old]
         if index is not None:
             indexes.append(index)
@@ -35,6 +37,7 @@ cdef class Router:
 
     cdef int pick(self, Ask* ask, Prompt prompt, Demand demand) noexcept:
         cdef int slot
+        cdef double scale = self.scale * max(1.0, self.table.common.scale)
         ask.depths = NULL
         if prompt is not None:
             ask.n_tokens = prompt.n_tokens
@@ -48,8 +51,9 @@ cdef class Router:
         ask.out_tokens = min(demand.out_tokens, ask.out_tokens) if ask.out_tokens > 0 else (
             demand.out_tokens)
         ask.doubt = max(ask.doubt, self.table.common.doubt)
-        ask.pressure = self.scale * max(1.0, self.table.common.scale) * demand.pressure(
-            ask.n_slots, ask.now_s)
+        ask.pressure = scale * demand.pressure(ask.n_slots, ask.now_s)
+        ask.effort = self.effort.seconds
+        ask.effort_share = scale * self.effort.share_of(ask.now_s)
         ask.hit_ratio = demand.hit_ratio()
         slot = self.policy.pick(self.table, ask)
         if slot >= 0:
@@ -60,6 +64,7 @@ cdef class Router:
                    Prompt prompt, Demand demand, bint is_seen) noexcept:
         cdef size_t known = 0
         self.booker.book(booking, slot, ask.n_tokens, cached, is_seen, ask.now_s)
+        self.effort.booked(slot, booking.prefill_s)
         demand.booked(booking.prefill_s, ask.n_tokens, cached, ask.now_s)
         if prompt is not None and self.reads_prompts and prompt.n_keys:
             # What is known to be there need not be noted.
