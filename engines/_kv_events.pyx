@@ -8,6 +8,7 @@ from libc.string cimport memcmp, memset
 from engines._msgpack cimport (
     ARRAY, MAP, STR, Cursor, Item, Span, fail, open_cursor, read_array, read_float,
     read_hash, read_hashes, read_item, read_span, read_tokens, read_uint, skip, take_nil,
+    take_short,
 )
 from router._hash cimport chain, root_of
 from router._reported cimport ReportedCache
@@ -154,7 +155,8 @@ cdef class KvEvents:
         elif field == TOKENS:
             read_tokens(cursor, &self.tokens)
         elif field == TYPE:
-            read_span(cursor, &text)
+            if not take_short(cursor, &text):
+                read_span(cursor, &text)
             event.type = type_of(&text)
         elif field == PARENT:
             read_hash(cursor, &event.parent)
@@ -162,11 +164,13 @@ cdef class KvEvents:
         elif field == BLOCK_SIZE:
             read_uint(cursor, &event.block_tokens)
         elif field == MEDIUM:
-            read_span(cursor, &event.medium)
+            if not take_short(cursor, &event.medium):
+                read_span(cursor, &event.medium)
         elif field == LORA_NAME:
             read_span(cursor, &event.lora)
         elif field == SPEC_KIND:
-            read_span(cursor, &event.spec_kind)
+            if not take_short(cursor, &event.spec_kind):
+                read_span(cursor, &event.spec_kind)
         elif field == GROUP:
             event.group = read_number_or_nil(cursor)
         else:
@@ -376,14 +380,9 @@ def stamp_of(bytes payload not None):
 
 cdef int read_key(Cursor* cursor, Span* key) except -1:
     """The key of a map; one that is no string is like one that we do not know."""
-    cdef const unsigned char* start = cursor.p
-    # As all that we know: up to 31 bytes.
-    if start < cursor.end and 0xa0 <= start[0] < 0xc0 and start[0] - 0xa0 < cursor.end - start:
-        key.p = start + 1
-        key.n = start[0] - 0xa0
-        cursor.p = key.p + key.n
+    if take_short(cursor, key):     # as all that we know
         return 0
-    key.p = start
+    key.p = cursor.p
     key.n = 0
     return skip(cursor)
 

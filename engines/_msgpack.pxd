@@ -103,6 +103,18 @@ cdef inline bint take_nil(Cursor* cursor) noexcept nogil:
         cursor.p += 1
         return True
     return False
+# Takes a string of up to 31 bytes, if that is what comes next, whole: most are.
+cdef inline bint take_short(Cursor* cursor, Span* span) noexcept nogil:
+    cdef size_t n
+    if cursor.p >= cursor.end:
+        return False
+    n = <size_t>cursor.p[0] - 0xa0      # of a lower head: a very large number
+    if n > 31 or n >= <size_t>(cursor.end - cursor.p):
+        return False
+    span.p = cursor.p + 1
+    span.n = n
+    cursor.p += 1 + n
+    return True
 # How many elements follow.
 cdef int read_array(Cursor* cursor, size_t* n) except -1
 # A string or bytes.

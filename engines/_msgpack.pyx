@@ -119,11 +119,19 @@ cdef int read_item(Cursor* cursor, Item* item) except -1:
     return 0
 
 
+cdef inline bint is_one_byte(unsigned char head) noexcept nogil:
+    """A small integer, or nil."""
+    return head < 0x80 or head >= 0xe0 or head == 0xc0
+
+
 cdef int skip(Cursor* cursor) except -1:
     cdef uint64_t left = 1
     cdef Item item
     while left:
         left -= 1
+        if cursor.p < cursor.end and is_one_byte(cursor.p[0]):
+            cursor.p += 1
+            continue
         read_item(cursor, &item)
         if item.kind == ARRAY:
             left += item.value
@@ -140,6 +148,13 @@ cdef int refuse(Cursor* cursor, const Item* item, str wanted) except -1:
 
 cdef int read_array(Cursor* cursor, size_t* n) except -1:
     cdef Item item
+    cdef size_t small
+    if cursor.p < cursor.end:
+        small = <size_t>cursor.p[0] - 0x90
+        if small < 16 and small < <size_t>(cursor.end - cursor.p):
+            cursor.p += 1
+            n[0] = small
+            return 0
     read_item(cursor, &item)
     if item.kind != ARRAY:
         refuse(cursor, &item, "an array")
@@ -149,6 +164,8 @@ cdef int read_array(Cursor* cursor, size_t* n) except -1:
 
 cdef int read_span(Cursor* cursor, Span* span) except -1:
     cdef Item item
+    if take_short(cursor, span):
+        return 0
     read_item(cursor, &item)
     if item.kind != STR and item.kind != BIN:
         refuse(cursor, &item, "a string")
@@ -160,6 +177,10 @@ cdef int read_span(Cursor* cursor, Span* span) except -1:
 
 cdef int read_uint(Cursor* cursor, uint64_t* value) except -1:
     cdef Item item
+    if cursor.p < cursor.end and cursor.p[0] < 0x80:
+        value[0] = cursor.p[0]
+        cursor.p += 1
+        return 0
     read_item(cursor, &item)
     if item.kind != UINT:
         refuse(cursor, &item, "an unsigned integer")

@@ -19,7 +19,7 @@ from engines.profile import Profile
 from gateway.fleet import Member
 from gateway.kv_events import KvSubscriber
 from gateway.messages import Sent
-from router import AssumedCaches, Fit, Index, ReportedCache, Table
+from router import AssumedCaches, Fit, Index, Missing, ReportedCache, Table
 
 if TYPE_CHECKING:
     from gateway.kv_subscription import KvSubscription
@@ -42,6 +42,7 @@ class _Cache:
 
     member: Member
     fit: Fit
+    missing: Missing
     kv_tokens: float = UNKNOWN_TOKENS
     subscription: KvSubscription | None = None
     """Of its engine's events."""
@@ -75,7 +76,7 @@ class Caches:
         """An endpoint came, or became another in its slot: nothing is known of it."""
         self.close(member.slot)
         self._table.set_row(member.slot, profile=(*profile.times, 0.0), full=False)
-        cache = _Cache(member, Fit(self._table, member.slot))
+        cache = _Cache(member, Fit(self._table, member.slot), Missing(self._table, member.slot))
         self._caches[member.slot] = cache
         self._assume(cache)
 
@@ -178,6 +179,12 @@ class Caches:
         """Once a second: take in what was observed."""
         for slot, cache in self._caches.items():
             cache.fit.update()
+            if cache.missing.update() and not cache.is_exact:
+                log.info(
+                    "%s: its engine finds nothing of what was sent there: its cache was emptied",
+                    cache.member.name,
+                )
+                self._assumed.cache(slot).clear()
             capacity = self._capacity(cache)
             if not cache.is_exact:
                 self._assumed.cache(slot).resize(capacity)

@@ -10,6 +10,7 @@ from router._index import Index
 from router._policy import Policy
 from router._reported import ReportedCache
 from router._table import DYING, State, Table
+from router.missing import Missing
 from router.policy import POLICIES, make_policy
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "AssumedCaches",
     "Fit",
     "Index",
+    "Missing",
     "Policy",
     "ReportedCache",
     "State",

@@ -84,6 +84,14 @@ cdef class Booker:
         booking.n_produced += n
         self.table.cell(self.worker, booking.slot).kv_tokens += n
 
+    cdef void found(self, const Booking* booking, double cached_tokens) noexcept nogil:
+        cdef Load* load = self.table.cell(self.worker, booking.slot)
+        # As the index had it, before what is known to be missing was taken off.
+        cdef double expected = booking.hit_tokens / (1 - self.table.rows[booking.slot].missing)
+        load.expected_tokens += expected
+        # That it may have found more is no comfort to the next prompt.
+        load.found_tokens += min(expected, cached_tokens)
+
     cdef void release(self, Booking* booking, double now_s) noexcept nogil:
         cdef Load* load
         cdef Load* other

@@ -30,6 +30,7 @@ cdef struct Line:
 cdef struct SlotSet:
     uint64_t[SET_WORDS] words
 
+
 @cython.final
 cdef class Index:
     cdef readonly size_t capacity   # blocks
@@ -63,6 +64,7 @@ cdef class Index:
     cdef uint32_t _intern(self, const SlotSet* wanted) noexcept nogil
     cdef void _use(self, uint32_t* entry, uint32_t number) noexcept nogil
     cdef void _unused(self, uint32_t number) noexcept nogil
+
 
 @cython.final
 cdef class Matcher:

@@ -49,7 +49,8 @@ cdef inline double prompt_share(const Ask* ask, int slot) noexcept nogil:
     return 0 if ask.effort == NULL else ask.effort[slot] * ask.effort_share
 
 # Prompt tokens that this slot has cached; the last one is always computed.
-cdef inline double hit_tokens(const Ask* ask, int slot) noexcept nogil:
+cdef inline double hit_tokens(Table table, const Ask* ask, int slot) noexcept nogil:
     if ask.depths == NULL:
         return 0
-    return max(0.0, min(ask.depths[slot] * ask.block_tokens, ask.n_tokens - 1))
+    return max(0.0, min(ask.depths[slot] * ask.block_tokens, ask.n_tokens - 1)) * (
+        1 - table.rows[slot].missing)

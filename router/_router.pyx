@@ -51,22 +51,25 @@ cdef class Router:
         ask.out_tokens = min(demand.out_tokens, ask.out_tokens) if ask.out_tokens > 0 else (
             demand.out_tokens)
         ask.doubt = max(ask.doubt, self.table.common.doubt)
-        ask.pressure = scale * demand.pressure(ask.n_slots, ask.now_s)
-        ask.effort = self.effort.seconds
-        ask.effort_share = scale * self.effort.share_of(ask.now_s)
-        ask.hit_ratio = demand.hit_ratio()
+        if self.reads_prompts:
+            ask.pressure = scale * demand.pressure(ask.n_slots, ask.now_s)
+            ask.effort = self.effort.seconds
+            ask.effort_share = scale * self.effort.share_of(ask.now_s)
+            ask.hit_ratio = demand.hit_ratio()
         slot = self.policy.pick(self.table, ask)
         if slot >= 0:
-            self.last_hit_tokens = hit_tokens(ask, slot)
+            self.last_hit_tokens = hit_tokens(self.table, ask, slot)
         return slot
 
     cdef void book(self, Booking* booking, int slot, const Ask* ask, double cached,
                    Prompt prompt, Demand demand, bint is_seen) noexcept:
         cdef size_t known = 0
         self.booker.book(booking, slot, ask.n_tokens, cached, is_seen, ask.now_s)
+        if not self.reads_prompts:
+            return      # and asks for no demand either
         self.effort.booked(slot, booking.prefill_s)
         demand.booked(booking.prefill_s, ask.n_tokens, cached, ask.now_s)
-        if prompt is not None and self.reads_prompts and prompt.n_keys:
+        if prompt is not None and prompt.n_keys:
             # What is known to be there need not be noted.
             if cached > 0:
                 known = min(<size_t>(cached / prompt.block_tokens), prompt.n_keys)
@@ -119,3 +122,6 @@ cdef class Dispatch:
 
     def release(self, double now_s):
         self.booker.release(&self.booking, now_s)
+
+    def found(self, double cached_tokens):
+        self.booker.found(&self.booking, cached_tokens)

@@ -39,6 +39,7 @@ cdef struct Row:
     int32_t max_in_flight   # takes no more; 0: as many as come
     float share             # 0 < share <= 1: of a full load, while it starts slowly
     float rtt_s             # of the network
+    float missing           # share of the cached tokens expected there that are not found there
     uint64_t labels         # one bit per label
     uint64_t identity       # hash of its name: the same in every gateway
     Profile profile
@@ -63,6 +64,10 @@ cdef struct Load:
     double unseen_until_s   # when the prompts of non-streaming requests will be computed
     int64_t prefill_tokens  # uncached prompt tokens of `prefilling`
     int64_t kv_tokens       # prompt and generated tokens of all in flight
+    # Of the cached prompt tokens that were expected, and of how many of these the engine told that
+    # it had found them: sums that only grow.
+    double expected_tokens
+    double found_tokens
     Sums prefill            # x: 1, new tokens, new tokens x their context; y: s to the first token
     Sums decode             # x: 1, in flight, kv_tokens; y: s between tokens
 

@@ -43,7 +43,8 @@ cdef class Table:
         return total
 
     def set_row(self, int slot, *, state=None, share=None, generation=None, full=None,
-                max_in_flight=None, rtt_s=None, labels=None, identity=None, profile=None):
+                max_in_flight=None, rtt_s=None, missing=None, labels=None, identity=None,
+                profile=None):
         """Write the given fields of a row (control process only).
 
         `profile`: the six numbers of `Profile`, in their order.
@@ -55,6 +56,8 @@ cdef class Table:
             self.rows[slot].max_in_flight = max_in_flight
         if rtt_s is not None:
             self.rows[slot].rtt_s = rtt_s
+        if missing is not None:
+            self.rows[slot].missing = missing
         if labels is not None:
             self.rows[slot].labels = labels
         if identity is not None:
@@ -109,6 +112,17 @@ cdef class Table:
             "last_event_s": total.last_event_s, "begun": total.begun,
             "successes": total.successes,
         }
+
+    def hits(self, int slot):
+        """Of cached prompt tokens on a slot (expected, found): see Load."""
+        cdef Load* one
+        cdef double expected = 0, found = 0
+        self._check(slot)
+        for worker in range(self.n_own):
+            one = self.cell(worker, slot)
+            expected += one.expected_tokens
+            found += one.found_tokens
+        return expected, found
 
     def work(self, int worker, int slot):
         """What a worker has booked on an endpoint: (in_flight, prefilling, prefill_s, anchor_s,

@@ -406,6 +406,8 @@ cdef class Exchange(Sink):
     cdef int _count_tokens(self) except -1:
         if self.status == 200:
             self.account.count_tokens(self.request, self.relay.scanner)
+            if self.relay.scanner.usage.cached >= 0 and self.booking.hit_tokens > 0:
+                self.plane.router.booker.found(&self.booking, self.relay.scanner.usage.cached)
             self.request.served.demand.ended(
                 max(self.relay.scanner.usage.tokens_out, self.relay.scanner.n_events or -1),
                 self.relay.scanner.usage.tokens_in, self.request.prompt_bytes,

@@ -61,7 +61,7 @@ cdef class MarginalCost(Policy):
         cdef Standing load
         cdef double own, price, decode, kv_wait = 0, home = 0, over
         stand(table, slot, ask.now_s, &load)
-        own = prefill_time_s(profile, ask.n_tokens, hit_tokens(ask, slot))
+        own = prefill_time_s(profile, ask.n_tokens, hit_tokens(table, ask, slot))
         price = self.k_batch * load.in_flight / (
             1 - min(self.regrowth * prompt_share(ask, slot), MAX_PRESSURE)) + self.crowding
         if table.rows[slot].full:

@@ -217,6 +217,37 @@ def with_slow_ids(scene, deadline_s):
     return run
 
 
+USAGE = {
+    "usage": {
+        "prompt_tokens": 200,
+        "completion_tokens": 1,
+        "prompt_tokens_details": {"cached_tokens": 64},
+    }
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_the_engine_found_is_held_against_what_was_expected(play, script, stream):
+    told_usage = json.dumps({"choices": [], **USAGE}).encode()
+    if stream:
+        told_usage = b"data: {}\n\ndata: " + told_usage + b"\n\ndata: [DONE]\n\n"
+    kind = b"text/event-stream" if stream else b"application/json"
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: " + kind + b"\r\nContent-Length: "
+    answer = head + str(len(told_usage)).encode() + b"\r\n\r\n" + told_usage
+
+    def answers_(asked):
+        return told(IDS) if "/tokenize" in asked.line else [answer]
+
+    async def scene(house):
+        await ask_for_ids(house)
+        cache(house, 0, IDS)
+        body = {**CHAT, "stream": stream}
+        assert (await house.ask(path="/v1/chat/completions", body=body)).status == 200
+        assert house.shared.table.hits(0) == (196, 64)
+
+    play(scene, script(answers_), script(answers_))
+
+
 def test_ids_that_are_late_are_not_waited_for(play, script):
     async def scene(house, slow):
         assert (await house.ask(path="/v1/completions", body=PROMPT)).status == 200
