@@ -80,7 +80,8 @@ cdef class Policy:
     def choose(self, Table table, slots, tried=(), **ask):
         """`pick` for Python callers: the slot, or None. At most MAX_TRIED tried slots count.
 
-        `ask`: more fields of Ask by name; `depths` as a dict of slots.
+        `ask`: more fields of Ask by name; `depths` and `prompt_shares`
+        as dicts of slots.
         """
         cdef Question question = Question(table, slots, tried, ask)
         cdef int slot = self.pick(table, &question.ask)
@@ -116,6 +117,7 @@ cdef class Question:
     cdef Ask ask
     cdef int32_t[MAX_SLOTS] slots
     cdef int32_t[MAX_SLOTS] depths
+    cdef double[MAX_SLOTS] shares
 
     def __init__(self, Table table, slots, tried, fields):
         cdef int index, slot
@@ -152,6 +154,12 @@ cdef class Question:
             self.ask.doubt = value
         elif name == "labels":
             self.ask.labels = value
+        elif name == "prompt_shares":
+            memset(self.shares, 0, sizeof(self.shares))
+            for slot, share in value.items():
+                self.shares[slot & (MAX_SLOTS - 1)] = share
+            self.ask.effort = self.shares
+            self.ask.effort_share = 1
         elif name == "affinity":
             self.ask.affinity = value
         elif name == "home":

@@ -6,6 +6,7 @@
 from router._adapters cimport Adapters
 from router._booking cimport Booker, Booking
 from router._demand cimport Demand
+from router._effort cimport Effort
 from router._index cimport Index, Matcher
 from router._keying cimport Prompt
 from router._policy cimport Ask, Policy
@@ -23,6 +24,7 @@ cdef class Router:
     cdef readonly Sessions sessions     # None: no request names one
     cdef readonly Adapters adapters     # None: none are asked for
     cdef float[MAX_SLOTS] load_s        # see Ask.load_s
+    cdef Effort effort
     cdef double scale           # how many workers and gateways share the load evenly
     cdef double last_hit_tokens     # on the slot that was picked last
     cdef Prompt prompt          # of `send`

@@ -8,6 +8,7 @@ from router._adapters cimport Adapters
 from router._booking cimport Booker, Booking
 from router._demand cimport Demand
 from router._hash cimport root_of
+from router._effort cimport Effort
 from router._index cimport Index, Matcher
 from router._keying cimport Prompt
 from router._policy cimport Ask, Policy, hit_tokens
@@ -34,6 +35,7 @@ cdef class Router:
         self.sessions = sessions
         self.adapters = adapters
         self.recent = Recent()
+        self.effort = Effort()
         indexes = [self.recent.young, self.recent.old]
         if index is not None:
             indexes.append(index)
@@ -44,6 +46,7 @@ cdef class Router:
         cdef int slot
         cdef int n_slots = ask.n_slots
         cdef const int32_t* slots = ask.slots
+        cdef double scale = self.scale * max(1.0, self.table.common.scale)
         ask.depths = NULL
         if prompt is not None:
             ask.n_tokens = prompt.n_tokens
@@ -58,8 +61,9 @@ cdef class Router:
             demand.out_tokens)
         ask.doubt = max(ask.doubt, self.table.common.doubt)
         if self.reads_prompts:
-            ask.pressure = self.scale * max(1.0, self.table.common.scale) * demand.pressure(
-                ask.n_slots, ask.now_s)
+            ask.pressure = scale * demand.pressure(ask.n_slots, ask.now_s)
+            ask.effort = self.effort.seconds
+            ask.effort_share = scale * self.effort.share_of(ask.now_s)
             ask.hit_ratio = demand.hit_ratio()
         if ask.adapter and self.adapters is not None:
             self.adapters.price(self.table, ask.adapter, slots, n_slots, ask.now_s, self.load_s)
@@ -88,6 +92,7 @@ cdef class Router:
             self.adapters.note(ask.adapter, slot, ask.now_s)
         if not self.reads_prompts:
             return      # and asks for no demand either
+        self.effort.booked(slot, booking.prefill_s)
         demand.booked(booking.prefill_s, ask.n_tokens, cached, ask.now_s)
         if prompt is not None and prompt.n_keys:
             # What is known to be there need not be noted.

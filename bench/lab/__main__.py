@@ -27,6 +27,7 @@ from router import POLICIES
 ABLATIONS: dict[str, dict[str, Any]] = {
     "marginal-cost": {},
     "without k_batch": {"options": {"k_batch": 0.0}},
+    "without r_i": {"options": {"regrowth": 0.0}},
     "without k_pressure": {"options": {"k_pressure": 0.0}},
     "without k_memory": {"options": {"k_memory": 0.0}},
     "without decode": {"options": {"decode": 0.0}},

@@ -9,16 +9,17 @@ All terms are seconds. For endpoint i, with h_i cached of n prompt tokens:
     D_i     = (b B_i + c KV_i) E                                its own E output tokens, slowed down
     H_i     = what leaving its session's endpoint costs, at all others (`affinity.weight_s`)
     L_i     = loading its LoRA adapter, where that is not in a slot (router._adapters)
-    theta_i = kB B_i + kR rho / (1 - rho) + kM full_i h / (1 - h)
+    theta_i = kB B_i / (1 - r_i) + kR rho / (1 - rho) + kM full_i h / (1 - h)
 
 theta is the price of a second of compute put on i: each of the B_i running there stands still for
-it (kB); the busier the endpoints are (rho), the longer it makes those wait that come later (kR, the
-externality of an M/G/1 queue); and it fills a full cache with blocks that push out others, which
-would have been asked for again with odds h / (1 - h) (kM). So a cache hit is worth the more, the
-busier the fleet is.
+it (kB), and stays the longer to meet the prompts that come meanwhile, which take r_i of i's time
+and go before its tokens: a stall of one second ends up as 1 / (1 - r_i); the busier the endpoints
+are (rho), the longer it makes those wait that come later (kR, the externality of an M/G/1 queue);
+and it fills a full cache with blocks that push out others, which would have been asked for again
+with odds h / (1 - h) (kM). So a cache hit is worth the more, the busier the fleet is.
 """
 
-from router._policy cimport Ask, Policy, hit_tokens
+from router._policy cimport Ask, Policy, hit_tokens, prompt_share
 from router._table cimport Profile, Standing, Table, prefill_time_s, stand
 
 cdef double KV_KNEE = 0.92
@@ -29,7 +30,7 @@ cdef double MAX_CROWDING = 20.0
 
 
 cdef class MarginalCost(Policy):
-    """`weights` (k_batch, k_pressure, k_memory, decode) are for the lab's ablations."""
+    """The weights are for the lab's ablations; `regrowth` is that of r_i."""
 
     reads_prompts = True
     counts_seconds = True
@@ -40,15 +41,18 @@ cdef class MarginalCost(Policy):
     cdef double k_pressure
     cdef double k_memory
     cdef double decode
+    cdef double regrowth
     cdef double crowding        # of this request: the same for all endpoints
     cdef double eviction
 
-    def __init__(self, str name, seed=0, *, k_batch=0.1, k_pressure=3.0, k_memory=1.0, decode=1.0):
+    def __init__(self, str name, seed=0, *, k_batch=0.1, k_pressure=3.0, k_memory=1.0, decode=1.0,
+                 regrowth=1.0):
         super().__init__(name, seed)
         self.k_batch = k_batch
         self.k_pressure = k_pressure
         self.k_memory = k_memory
         self.decode = decode
+        self.regrowth = regrowth
 
     cdef void prepare(self, Table table, const Ask* ask) noexcept nogil:
         cdef double busy = min(ask.pressure, MAX_PRESSURE)
@@ -62,7 +66,8 @@ cdef class MarginalCost(Policy):
         cdef double own, price, decode, kv_wait = 0, away_s = 0, load_s = 0, over
         stand(table, slot, ask.now_s, &load)
         own = prefill_time_s(profile, ask.n_tokens, hit_tokens(table, ask, slot))
-        price = self.k_batch * load.in_flight + self.crowding
+        price = self.k_batch * load.in_flight / (
+            1 - min(self.regrowth * prompt_share(ask, slot), MAX_PRESSURE)) + self.crowding
         if table.rows[slot].full:
             price += self.eviction
         decode = self.decode * ask.out_tokens * (
