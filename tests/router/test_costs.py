@@ -185,7 +185,7 @@ def test_terms_add_up_and_the_cheapest_is_picked(
     }  # fmt: skip
     found = policy.explain(made, range(len(work)), **ask)
     for slot, entry in found.items():
-        assert set(entry) == {"may_take", "cost", *policy.terms}
+        assert set(entry) == {"may_take", "why_not", "cost", *policy.terms}
         assert entry["cost"] == pytest.approx(COSTS[name](entry, share if slot == 0 else 1.0, ask))
         assert -inf < entry["cost"] < inf
     if name not in ("power-of-two", "round-robin"):
