@@ -48,6 +48,8 @@ class Count(IntEnum):
     SENT_DROPPED = 47
     BUFFERED_BYTES = 56
     WAITING_FOR_DIAL = 57
+    HELD_REQUESTS = 58
+    HELD_BYTES = 59
     N_COUNTS = 64
 
 class Area(IntEnum):
@@ -71,6 +73,7 @@ class ModelWord(IntEnum):
     M_TOKENS_IN_ESTIMATED = 92
     M_TOKENS_OUT_ESTIMATED = 93
     M_CACHED_TOKENS = 94
+    M_HELD = 96
 
 class EndpointWord(IntEnum):
     E_STATUS = 0

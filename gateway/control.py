@@ -106,6 +106,7 @@ class Control:
             self.fleet,
             self.caches,
             self.config.health,
+            self.config.overload,
             on_change=self.publish,
             on_condemn=lambda condemn: self.supervisor.send(condemn),
             on_left=self._on_left,
@@ -270,7 +271,7 @@ class Control:
         )
         self._pre_stop_s = fresh.drain.pre_stop_s
         configure_logs(fresh.log.level, fresh.log.format)
-        self.prober.configure(fresh.health)
+        self.prober.configure(fresh.health, fresh.overload)
         if self.access_log is not None:
             self.access_log.reopen()
         self.publish()
@@ -285,6 +286,7 @@ class Control:
             engine = wanted.pop(member.name, None)
             if engine is not None and _same_place(engine, member.engine):
                 member.engine = engine
+                self.prober.limit(member)
                 continue
             self.remove(member)
             if engine is not None:

@@ -25,6 +25,13 @@ cdef struct Ask:
     uint64_t affinity       # what requests that shall meet again have in common; 0: nothing
     int32_t home            # the slot that had this session last; -1: none
     double home_s           # what leaving it costs, in seconds
+    double max_wait_s       # an endpoint where it would wait longer has no room; 0: any has
+    bint shuns_overloaded   # endpoints that say they are overloaded may not have it
+
+cdef enum:
+    # Instead of a slot.
+    NOBODY = -1     # no endpoint is fit to have it
+    BUSY = -2       # there are some, but none has room
 
 cdef class Policy:
     cdef readonly str name
@@ -41,6 +48,10 @@ cdef class Policy:
 
 # May this slot get this request? (state, trial rule, room, labels, not tried)
 cdef bint may_take(Table table, const Ask* ask, int slot) noexcept nogil
+
+# A slot's number, whichever, if an endpoint may have it and would begin with it within
+# `max_wait_s`; else NOBODY or BUSY. One look, where the first candidate has room.
+cdef int room(Table table, const Ask* ask) noexcept nogil
 
 # Prompt tokens that this slot has cached; the last one is always computed.
 cdef inline double hit_tokens(const Ask* ask, int slot) noexcept nogil:

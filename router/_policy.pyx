@@ -3,7 +3,7 @@
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from router._table cimport MAX_SLOTS, MAX_TRIED, State, Table
+from router._table cimport MAX_SLOTS, MAX_TRIED, Standing, State, Table, stand
 
 
 cdef class Policy:
@@ -151,15 +151,42 @@ cdef class Question:
 
 
 cdef bint may_take(Table table, const Ask* ask, int slot) noexcept nogil:
-    cdef int index
     cdef int state = table.rows[slot].state
     if state != <int>State.READY and (state != <int>State.TRIAL or table.in_flight(slot) > 0):
         return False
     if ask.labels & ~table.rows[slot].labels:
         return False
-    if 0 < table.rows[slot].max_in_flight <= table.in_flight(slot):
+    if is_full(table, slot) or (ask.shuns_overloaded and table.rows[slot].overloaded):
         return False
+    return not was_tried(ask, slot)
+
+
+cdef inline bint is_full(Table table, int slot) noexcept nogil:
+    return 0 < table.rows[slot].max_in_flight <= table.in_flight(slot)
+
+
+cdef inline bint was_tried(const Ask* ask, int slot) noexcept nogil:
+    cdef int index
     for index in range(ask.n_tried):
         if ask.tried[index] == slot:
-            return False
-    return True
+            return True
+    return False
+
+
+cdef int room(Table table, const Ask* ask) noexcept nogil:
+    cdef Standing load
+    cdef int index, slot, verdict = NOBODY
+    for index in range(ask.n_slots):
+        slot = ask.slots[index]
+        if may_take(table, ask, slot):
+            if ask.max_wait_s <= 0:
+                return slot
+            stand(table, slot, ask.now_s, &load)
+            # Who has nothing to do has no queue, whatever was estimated.
+            if load.wait_s <= ask.max_wait_s or load.in_flight == 0:
+                return slot
+            verdict = BUSY
+        elif table.rows[slot].state == <int>State.READY and is_full(table, slot) and (
+                not ask.labels & ~table.rows[slot].labels and not was_tried(ask, slot)):
+            verdict = BUSY
+    return verdict

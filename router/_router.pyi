@@ -33,6 +33,7 @@ class Router:
         is_seen: bool = True,
         doubt: float = 0.0,
         out_tokens: float = 0.0,
+        max_wait_s: float = 0.0,
     ) -> Dispatch | None: ...
 
 class Dispatch:

@@ -7,7 +7,7 @@ from router._booking cimport Booker, Booking
 from router._demand cimport Demand
 from router._index cimport Index, Matcher
 from router._keying cimport Prompt
-from router._policy cimport Ask, Policy, hit_tokens
+from router._policy cimport Ask, Policy, hit_tokens, room
 from router._recent cimport Recent
 from router._table cimport MAX_SLOTS, Table
 
@@ -51,10 +51,25 @@ cdef class Router:
         ask.pressure = self.scale * max(1.0, self.table.common.scale) * demand.pressure(
             ask.n_slots, ask.now_s)
         ask.hit_ratio = demand.hit_ratio()
-        slot = self.policy.pick(self.table, ask)
+        slot = self._choose(ask)
         if slot >= 0:
             self.last_hit_tokens = hit_tokens(ask, slot)
         return slot
+
+    cdef int _choose(self, Ask* ask) noexcept:
+        cdef int slot
+        ask.shuns_overloaded = False
+        if ask.max_wait_s > 0:
+            slot = room(self.table, ask)
+            if slot < 0:
+                return slot
+        ask.shuns_overloaded = True
+        slot = self.policy.pick(self.table, ask)
+        if slot >= 0:
+            return slot
+        ask.shuns_overloaded = False
+        slot = self.policy.pick(self.table, ask)
+        return slot if slot >= 0 else room(self.table, ask)
 
     cdef void book(self, Booking* booking, int slot, const Ask* ask, double cached,
                    Prompt prompt, Demand demand, bint is_seen) noexcept:
@@ -65,8 +80,9 @@ cdef class Router:
 
     def send(self, Demand demand not None, slots, const uint64_t[::1] keys, double n_tokens,
              double block_tokens, double now_s, *, bint is_seen=True, double doubt=0.0,
-             double out_tokens=0.0):
-        """`pick` and `book` for Python callers: a Dispatch; None: no endpoint may have it."""
+             double out_tokens=0.0, double max_wait_s=0.0):
+        """`pick` and `book` for Python callers: a Dispatch; None: no endpoint may have it, or none
+        has room."""
         cdef Dispatch dispatch = Dispatch()
         cdef int32_t[MAX_SLOTS] array
         cdef Ask ask
@@ -82,6 +98,7 @@ cdef class Router:
         ask.home = -1
         ask.doubt = doubt
         ask.out_tokens = out_tokens
+        ask.max_wait_s = max_wait_s
         self.prompt.resize(keys.shape[0])
         if keys.shape[0]:
             memcpy(self.prompt.keys, &keys[0], keys.shape[0] * sizeof(uint64_t))

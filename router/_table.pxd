@@ -36,6 +36,7 @@ cdef struct Row:
     uint32_t generation     # grows when the slot gets another endpoint
     uint8_t state           # State
     uint8_t full            # its KV cache is full: what is added displaces something
+    uint8_t overloaded      # by its own word: gets requests only while all others are as well
     int32_t max_in_flight   # takes no more; 0: as many as come
     float share             # 0 < share <= 1: of a full load, while it starts slowly
     float rtt_s             # of the network

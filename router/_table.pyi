@@ -40,6 +40,7 @@ class Table:
         share: float | None = None,
         generation: int | None = None,
         full: bool | None = None,
+        overloaded: bool | None = None,
         max_in_flight: int | None = None,
         rtt_s: float | None = None,
         labels: int | None = None,

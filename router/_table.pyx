@@ -43,7 +43,8 @@ cdef class Table:
         return total
 
     def set_row(self, int slot, *, state=None, share=None, generation=None, full=None,
-                max_in_flight=None, rtt_s=None, labels=None, identity=None, profile=None):
+                overloaded=None, max_in_flight=None, rtt_s=None, labels=None, identity=None,
+                profile=None):
         """Write the given fields of a row (control process only).
 
         `profile`: the six numbers of `Profile`, in their order.
@@ -51,6 +52,8 @@ cdef class Table:
         self._check(slot)
         if full is not None:
             self.rows[slot].full = full
+        if overloaded is not None:
+            self.rows[slot].overloaded = overloaded
         if max_in_flight is not None:
             self.rows[slot].max_in_flight = max_in_flight
         if rtt_s is not None:

@@ -8,7 +8,7 @@ from gateway._shared cimport Count
 from gateway.proxy._plane cimport Plane
 from gateway.proxy._pool cimport Pool
 from gateway.proxy._request cimport Request
-from router._policy cimport Ask
+from router._policy cimport Ask, NOBODY
 from router._table cimport MAX_TRIED
 
 cdef dict COUNTS = {
@@ -27,18 +27,21 @@ cdef class Attempts:
     def __cinit__(self, Plane plane):
         self.plane = plane
 
-    cdef void begin(self, Request request) noexcept:
+    cdef void begin(self, Request request, double now_s) noexcept:
         memset(&self.ask, 0, sizeof(Ask))
         self.ask.home = -1
-        self.ask.out_tokens = request.max_tokens
+        self.ask.max_wait_s = self.plane.hold_wait_s
+        self.began_s = now_s
+        self.retry_count = -1
         self.ask.n_tokens = request.prompt.n_tokens
         self.n_dispatches = self.deaths = 0
         self.refreshed = self.redispatched = self.fresh = False
 
-    cdef int pick(self, Request request, double now_s) except? -2:
+    cdef int pick(self, Request request, double now_s) except? -9:
         cdef int slot
         if self.ask.n_tried == MAX_TRIED:
-            return -1
+            return GIVE_UP
+        self.ask.out_tokens = request.max_tokens
         if request.pinned >= 0:
             self.ask.slots = &request.pinned
             self.ask.n_slots = 1
@@ -47,8 +50,10 @@ cdef class Attempts:
             self.ask.n_slots = request.served.n_slots
         self.ask.now_s = now_s
         slot = self.plane.router.pick(&self.ask, request.prompt, request.served.demand)
-        if slot < 0 or self.plane.pools[slot] is None:
-            return -1
+        if slot < 0:
+            return slot
+        if self.plane.pools[slot] is None:
+            return NOBODY
         self.hit_tokens = self.plane.router.last_hit_tokens
         return slot
 
@@ -56,8 +61,16 @@ cdef class Attempts:
         self.ask.tried[self.ask.n_tried] = slot
         self.ask.n_tried += 1
         self.n_dispatches += 1
+        if self.retry_count >= 0:
+            self.plane.counts[self.retry_count] += 1
+            self.retry_count = -1
 
-    cdef int again(self, Request request, int cause, Pool pool, double now_s) except? -2:
+    cdef tuple wants(self, Request request):
+        cdef int index
+        tried = frozenset([self.ask.tried[index] for index in range(self.ask.n_tried)])
+        return request.served.name, request.pinned, tried
+
+    cdef int again(self, Request request, int cause, Pool pool, double now_s) except? -9:
         cdef int slot, verdict
         self.fresh = False
         if cause in DEATHS:
@@ -65,7 +78,7 @@ cdef class Attempts:
         verdict = retry.decide(cause, refreshed=self.refreshed, redispatched=self.redispatched,
                                deaths=self.deaths)
         if verdict == retry.Verdict.GIVE_UP:
-            return -1
+            return GIVE_UP
         if verdict == retry.Verdict.SAME_FRESH:
             if self.ask.n_tried < MAX_TRIED and self.plane.pools[pool.slot] is pool:
                 self.refreshed = self.fresh = True
@@ -73,11 +86,15 @@ cdef class Attempts:
                 return pool.slot
             verdict = retry.Verdict.ELSEWHERE_IN_BUDGET
         slot = self.pick(request, now_s)
-        if slot < 0 or (verdict == retry.Verdict.ELSEWHERE_IN_BUDGET and not self._spend()):
-            return -1
+        if slot < 0 and (
+                slot == GIVE_UP or self.ask.n_tried >= self.ask.n_slots
+                or not self.plane.patience_s(slot, request.priority, request.body_size)):
+            return GIVE_UP
+        if verdict == retry.Verdict.ELSEWHERE_IN_BUDGET and not self._spend():
+            return GIVE_UP
         if verdict == retry.Verdict.ELSEWHERE:
             self.redispatched = True
-        self.plane.counts[<int>COUNTS[cause]] += 1
+        self.retry_count = COUNTS[cause]
         return slot
 
     cdef bint _spend(self) except -1:
