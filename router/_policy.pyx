@@ -5,6 +5,10 @@ from libc.string cimport memset
 
 from router._table cimport MAX_SLOTS, MAX_TRIED, Standing, State, Table, stand
 
+# Typed: a literal of 64 bits would make the products Python's, which do not wrap.
+cdef uint64_t SPREAD = 0x9e3779b97f4a7c15
+cdef uint64_t SCRAMBLE = 0x2545f4914f6cdd1d
+
 
 cdef class Policy:
     """Picks an endpoint for a request: the cheapest, by `cost`, of those that may take it.
@@ -21,14 +25,14 @@ cdef class Policy:
     def __init__(self, str name, uint32_t seed=0):
         self.name = name
         self.turn = seed
-        self.state = 0x9e3779b97f4a7c15 * (<uint64_t>seed + 1)
+        self.state = SPREAD * (<uint64_t>seed + 1)
 
     cdef double draw(self) noexcept nogil:
         # xorshift64* (Vigna 2016): cheap, and the same everywhere for the same seed.
         self.state ^= self.state >> 12
         self.state ^= self.state << 25
         self.state ^= self.state >> 27
-        return ((self.state * <uint64_t>0x2545f4914f6cdd1d) >> 11) * (1.0 / 9007199254740992.0)
+        return ((self.state * SCRAMBLE) >> 11) * (1.0 / 9007199254740992.0)
 
     cdef void prepare(self, Table table, const Ask* ask) noexcept nogil:
         pass

@@ -176,7 +176,7 @@ class Gateway(_Process):
                 "url": f"http://127.0.0.1:{ports[name]}",
                 "name": name,
                 "keep_alive_s": 1.0,
-                "max_in_flight": 8,
+                "max_in_flight": 10,
             }
             for name in ENGINES
         ]
@@ -206,7 +206,7 @@ class Gateway(_Process):
                 "stall_s": 0.7,
                 "stuck_s": 3.0,
             },
-            "hold": {"requests": 16, "time_s": 1.0, "no_engine_s": 0.5},
+            "hold": {"requests": 32, "time_s": 1.5, "no_engine_s": 0.5},
             "retry": {"floor": 20, "window_s": 5.0},
             "drain": {"pre_stop_s": 0, "grace_s": 5.0},
         }
