@@ -23,7 +23,9 @@ cdef class Attempts:
     cdef void begin(self, Request request, double now_s) noexcept
     # The slot to ask next, or NOBODY, BUSY, or GIVE_UP: it has been at enough of them.
     cdef int pick(self, Request request, double now_s) except? -9
-    # The same after a failure (a retry.Cause) at `pool`; GIVE_UP: it may not be repeated, or there
+    # As `pick`, at a glance: a slot's number, whichever, says no more than that one has room.
+    cdef int look(self, Request request, double now_s) noexcept
+    # As `pick`, after a failure (a retry.Cause) at `pool`; GIVE_UP: it may not be repeated, or there
     # is neither an endpoint for it nor a place in the queue.
     cdef int again(self, Request request, int cause, Pool pool, double now_s) except? -9
     # It goes to this slot now.
@@ -31,4 +33,5 @@ cdef class Attempts:
     # Equal for requests that may go to the same endpoints.
     cdef tuple wants(self, Request request)
     # private
+    cdef void _ask(self, Request request, double now_s) noexcept
     cdef bint _spend(self) except -1

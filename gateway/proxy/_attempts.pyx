@@ -8,7 +8,7 @@ from gateway._shared cimport Count
 from gateway.proxy._plane cimport Plane
 from gateway.proxy._pool cimport Pool
 from gateway.proxy._request cimport Request
-from router._policy cimport Ask, NOBODY
+from router._policy cimport Ask, NOBODY, room
 from router._table cimport MAX_TRIED
 
 cdef dict COUNTS = {
@@ -41,6 +41,16 @@ cdef class Attempts:
         cdef int slot
         if self.ask.n_tried == MAX_TRIED:
             return GIVE_UP
+        self._ask(request, now_s)
+        slot = self.plane.router.pick(&self.ask, request.prompt, request.served.demand)
+        if slot < 0:
+            return slot
+        if self.plane.pools[slot] is None:
+            return NOBODY
+        self.hit_tokens = self.plane.router.last_hit_tokens
+        return slot
+
+    cdef void _ask(self, Request request, double now_s) noexcept:
         self.ask.out_tokens = request.max_tokens
         if request.pinned >= 0:
             self.ask.slots = &request.pinned
@@ -49,13 +59,11 @@ cdef class Attempts:
             self.ask.slots = request.served.slots
             self.ask.n_slots = request.served.n_slots
         self.ask.now_s = now_s
-        slot = self.plane.router.pick(&self.ask, request.prompt, request.served.demand)
-        if slot < 0:
-            return slot
-        if self.plane.pools[slot] is None:
-            return NOBODY
-        self.hit_tokens = self.plane.router.last_hit_tokens
-        return slot
+
+    cdef int look(self, Request request, double now_s) noexcept:
+        self._ask(request, now_s)
+        self.ask.shuns_overloaded = False
+        return room(self.plane.table, &self.ask)
 
     cdef void went(self, int slot) noexcept:
         self.ask.tried[self.ask.n_tried] = slot

@@ -68,7 +68,12 @@ cdef class Client(Timed):
 
 cdef class Place(Waiter):
     cdef bint admit(self, double now) except -1:
-        return self.exchange.admit(now)
+        cdef Exchange exchange = self.exchange
+        try:
+            return exchange.admit(now)
+        except Exception as error:
+            exchange.on_error(error)    # which leaves the queue
+            return True
 
     cdef int expelled(self, double now) except -1:
         return self.exchange.expelled(now)
@@ -142,15 +147,15 @@ cdef class Exchange(Sink):
             self.verdict = NOBODY       # for now: it may be a restart
             return False
         self.request.served = served
-        slot = self.attempts.pick(self.request, now)
+        # The first in line is asked often: its prompt is looked up only when there is room.
+        slot = self.attempts.look(self.request, now)
+        if slot >= 0:
+            slot = self.attempts.pick(self.request, now)
         if slot < 0:
             self.verdict = slot
             return False
         self._leave_queue(True)
-        try:
-            self._dispatch(slot)
-        except Exception as error:
-            self.on_error(error)
+        self._dispatch(slot)
         if self.account.is_open:
             self.account.leave()
         return True

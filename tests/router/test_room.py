@@ -17,7 +17,7 @@ def house(name="marginal-cost", n=3, workers=2):
     table = Table(bytearray(Table.size(workers)), workers)
     for slot in range(n):
         table.set_row(slot, state=State.READY, share=1.0, generation=1, profile=PROFILE)
-    return table, Router(table, 0, make_policy(name), None)
+    return table, Router(table, 0, make_policy(name, 1), None)
 
 
 def send(router, slots=range(3), n_tokens=100.0, **ask):
