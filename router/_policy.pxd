@@ -1,6 +1,6 @@
 """What a policy is asked, and what it answers. One file per policy in router/policies."""
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from router._table cimport MAX_SLOTS, MAX_TRIED, Table
 
@@ -27,6 +27,10 @@ cdef struct Ask:
     double home_s           # what leaving it costs, in seconds
     double max_wait_s       # an endpoint where it would wait longer has no room; 0: any has
     bint shuns_overloaded   # endpoints that say they are overloaded may not have it
+    bint minds_others       # requests wait in other workers: what they go before is theirs
+    int worker              # where it is
+    double since_s          # when it was ready to go
+    int64_t priority        # the lower, the earlier
 
 cdef enum:
     # Instead of a slot.
@@ -48,6 +52,13 @@ cdef class Policy:
 
 # May this slot get this request? (state, trial rule, room, labels, not tried)
 cdef bint may_take(Table table, const Ask* ask, int slot) noexcept nogil
+
+cdef inline bint was_tried(const Ask* ask, int slot) noexcept nogil:
+    cdef int index
+    for index in range(ask.n_tried):
+        if ask.tried[index] == slot:
+            return True
+    return False
 
 # A slot's number, whichever, if an endpoint may have it and would begin with it within
 # `max_wait_s`; else NOBODY or BUSY. One look, where the first candidate has room.

@@ -3,8 +3,12 @@
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from router._table cimport MAX_SLOTS, MAX_TRIED, Standing, State, Table, stand
+from router._table cimport MAX_SLOTS, MAX_TRIED, Load, Standing, State, Table, stand
 
+# Workers say every 100 ms whether requests wait in them. That one has waited a little longer than
+# another is no reason to leave an endpoint idle until its worker looks.
+cdef double HELD_NEWS_S = 0.25
+cdef double HELD_LEAD_S = 0.2
 # Typed: a literal of 64 bits would make the products Python's, which do not wrap.
 cdef uint64_t SPREAD = 0x9e3779b97f4a7c15
 cdef uint64_t SCRAMBLE = 0x2545f4914f6cdd1d
@@ -162,6 +166,8 @@ cdef bint may_take(Table table, const Ask* ask, int slot) noexcept nogil:
         return False
     if is_full(table, slot) or (ask.shuns_overloaded and table.rows[slot].overloaded):
         return False
+    if ask.minds_others and is_due_to_other(table, ask, slot):
+        return False
     return not was_tried(ask, slot)
 
 
@@ -169,10 +175,18 @@ cdef inline bint is_full(Table table, int slot) noexcept nogil:
     return 0 < table.rows[slot].max_in_flight <= table.in_flight(slot)
 
 
-cdef inline bint was_tried(const Ask* ask, int slot) noexcept nogil:
-    cdef int index
-    for index in range(ask.n_tried):
-        if ask.tried[index] == slot:
+cdef bint is_due_to_other(Table table, const Ask* ask, int slot) noexcept nogil:
+    """Does another worker hold a request back that may go there and goes before this one?"""
+    cdef const Load* other
+    cdef int worker
+    for worker in range(table.n_own):
+        other = table.cell(worker, slot)
+        # Who does not say so again does not wait any more, or hangs.
+        if worker == ask.worker or other.held_noted_s < ask.now_s - HELD_NEWS_S:
+            continue
+        if other.held_priority < ask.priority or (
+                other.held_priority == ask.priority
+                and other.held_since_s < ask.since_s - HELD_LEAD_S):
             return True
     return False
 
@@ -190,7 +204,7 @@ cdef int room(Table table, const Ask* ask) noexcept nogil:
             if load.wait_s <= ask.max_wait_s or load.in_flight == 0:
                 return slot
             verdict = BUSY
-        elif table.rows[slot].state == <int>State.READY and is_full(table, slot) and (
-                not ask.labels & ~table.rows[slot].labels and not was_tried(ask, slot)):
+        elif table.rows[slot].state == <int>State.READY and not was_tried(ask, slot) and (
+                not ask.labels & ~table.rows[slot].labels):
             verdict = BUSY
     return verdict

@@ -34,6 +34,9 @@ class Router:
         doubt: float = 0.0,
         out_tokens: float = 0.0,
         max_wait_s: float = 0.0,
+        minds_others: bool = False,
+        since_s: float = 0.0,
+        priority: int = 0,
     ) -> Dispatch | None: ...
 
 class Dispatch:

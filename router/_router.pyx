@@ -1,6 +1,6 @@
 """See _router.pxd."""
 
-from libc.stdint cimport int32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from router._booking cimport Booker, Booking
@@ -36,6 +36,7 @@ cdef class Router:
     cdef int pick(self, Ask* ask, Prompt prompt, Demand demand) noexcept:
         cdef int slot
         ask.depths = NULL
+        ask.worker = self.booker.worker
         if prompt is not None:
             ask.n_tokens = prompt.n_tokens
             ask.block_tokens = prompt.block_tokens
@@ -80,7 +81,8 @@ cdef class Router:
 
     def send(self, Demand demand not None, slots, const uint64_t[::1] keys, double n_tokens,
              double block_tokens, double now_s, *, bint is_seen=True, double doubt=0.0,
-             double out_tokens=0.0, double max_wait_s=0.0):
+             double out_tokens=0.0, double max_wait_s=0.0, bint minds_others=False,
+             double since_s=0.0, int64_t priority=0):
         """`pick` and `book` for Python callers: a Dispatch; None: no endpoint may have it, or none
         has room."""
         cdef Dispatch dispatch = Dispatch()
@@ -99,6 +101,9 @@ cdef class Router:
         ask.doubt = doubt
         ask.out_tokens = out_tokens
         ask.max_wait_s = max_wait_s
+        ask.minds_others = minds_others
+        ask.since_s = since_s
+        ask.priority = priority
         self.prompt.resize(keys.shape[0])
         if keys.shape[0]:
             memcpy(self.prompt.keys, &keys[0], keys.shape[0] * sizeof(uint64_t))

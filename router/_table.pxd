@@ -64,6 +64,10 @@ cdef struct Load:
     double unseen_until_s   # when the prompts of non-streaming requests will be computed
     int64_t prefill_tokens  # uncached prompt tokens of `prefilling`
     int64_t kv_tokens       # prompt and generated tokens of all in flight
+    # The first request that waits in this worker for room, here or elsewhere.
+    double held_noted_s     # when the worker last said that there is one
+    double held_since_s     # when that one was ready to go
+    int64_t held_priority   # the lower, the earlier
     Sums prefill            # x: 1, new tokens, new tokens x their context; y: s to the first token
     Sums decode             # x: 1, in flight, kv_tokens; y: s between tokens
 

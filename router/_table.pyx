@@ -1,6 +1,6 @@
 """See _table.pxd."""
 
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, int64_t
 
 
 cdef class Table:
@@ -128,6 +128,12 @@ cdef class Table:
         (one.in_flight, one.prefilling, one.prefill_s, one.anchor_s, one.unseen_until_s,
          one.prefill_tokens, one.kv_tokens) = work
 
+    def set_held(self, int worker, int slot, double noted_s, double since_s, int64_t priority):
+        """Say in a worker's name that a request waits there which may go to this slot."""
+        self._check(slot)
+        cdef Load* one = self.cell(worker, slot)
+        one.held_noted_s, one.held_since_s, one.held_priority = noted_s, since_s, priority
+
     def troubled(self):
         """Slots with failures or failed dials in a row: [(slot, failures, failed dials)]."""
         cdef int slot, worker
@@ -152,7 +158,7 @@ cdef class Table:
             one = self.cell(worker, slot)
             one.in_flight = one.producing = one.failures_in_row = one.dials_in_row = 0
             one.prefilling = 0
-            one.prefill_s = one.unseen_until_s = 0
+            one.prefill_s = one.unseen_until_s = one.held_noted_s = 0
             one.prefill_tokens = one.kv_tokens = 0
 
     def _check(self, int slot):

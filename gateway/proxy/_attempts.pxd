@@ -18,7 +18,6 @@ cdef class Attempts:
     cdef bint refreshed
     cdef bint redispatched
     cdef int deaths                 # engines that died, or may have died, with it on board
-    cdef double began_s             # when it was ready to be sent
     cdef int retry_count            # the Count of the retry that is due; -1: none is
     cdef void begin(self, Request request, double now_s) noexcept
     # The slot to ask next, or NOBODY, BUSY, or GIVE_UP: it has been at enough of them.
@@ -30,6 +29,8 @@ cdef class Attempts:
     cdef int again(self, Request request, int cause, Pool pool, double now_s) except? -9
     # It goes to this slot now.
     cdef void went(self, int slot) noexcept
+    # Tell other workers that it waits for the endpoints that it may go to.
+    cdef void claim(self, double now_s) noexcept
     # Equal for requests that may go to the same endpoints.
     cdef tuple wants(self, Request request)
     # private

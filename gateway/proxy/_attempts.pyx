@@ -8,8 +8,8 @@ from gateway._shared cimport Count
 from gateway.proxy._plane cimport Plane
 from gateway.proxy._pool cimport Pool
 from gateway.proxy._request cimport Request
-from router._policy cimport Ask, NOBODY, room
-from router._table cimport MAX_TRIED
+from router._policy cimport NOBODY, Ask, room, was_tried
+from router._table cimport MAX_TRIED, Load
 
 cdef dict COUNTS = {
     retry.Cause.DIAL: <int>Count.RETRY_DIAL,
@@ -31,7 +31,9 @@ cdef class Attempts:
         memset(&self.ask, 0, sizeof(Ask))
         self.ask.home = -1
         self.ask.max_wait_s = self.plane.hold_wait_s
-        self.began_s = now_s
+        self.ask.since_s = now_s
+        self.ask.priority = request.priority
+        self.ask.worker = self.plane.column
         self.retry_count = -1
         self.ask.n_tokens = request.prompt.n_tokens
         self.n_dispatches = self.deaths = 0
@@ -59,6 +61,7 @@ cdef class Attempts:
             self.ask.slots = request.served.slots
             self.ask.n_slots = request.served.n_slots
         self.ask.now_s = now_s
+        self.ask.minds_others = self.plane.others_hold()
 
     cdef int look(self, Request request, double now_s) noexcept:
         self._ask(request, now_s)
@@ -69,9 +72,28 @@ cdef class Attempts:
         self.ask.tried[self.ask.n_tried] = slot
         self.ask.n_tried += 1
         self.n_dispatches += 1
+        # Others leave it to our first one no longer; whether there is a next one, says the tick.
+        self.plane.table.cell(self.plane.column, slot).held_noted_s = 0
         if self.retry_count >= 0:
             self.plane.counts[self.retry_count] += 1
             self.retry_count = -1
+
+    cdef void claim(self, double now_s) noexcept:
+        cdef Load* load
+        cdef int index, slot
+        for index in range(self.ask.n_slots):
+            slot = self.ask.slots[index]
+            if was_tried(&self.ask, slot) or (
+                    self.ask.labels & ~self.plane.table.rows[slot].labels):
+                continue
+            load = self.plane.table.cell(self.plane.column, slot)
+            # Of several lines for an endpoint the one whose turn comes first counts.
+            if load.held_noted_s != now_s or self.ask.priority < load.held_priority or (
+                    self.ask.priority == load.held_priority
+                    and self.ask.since_s < load.held_since_s):
+                load.held_noted_s = now_s
+                load.held_since_s = self.ask.since_s
+                load.held_priority = self.ask.priority
 
     cdef tuple wants(self, Request request):
         cdef int index

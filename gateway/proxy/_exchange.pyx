@@ -75,6 +75,10 @@ cdef class Place(Waiter):
             exchange.on_error(error)    # which leaves the queue
             return True
 
+    cdef int tell(self, double now) except -1:
+        self.exchange.attempts.claim(now)
+        return 0
+
     cdef int expelled(self, double now) except -1:
         return self.exchange.expelled(now)
 
@@ -105,7 +109,7 @@ cdef class Exchange(Sink):
             # What has become free belongs first to those who wait already.
             waiting.turn(self.account.entered_s, self.request.priority)
             if waiting.is_ahead(self.attempts.wants(self.request), self.request.priority,
-                                self.attempts.began_s):
+                                self.attempts.ask.since_s):
                 return self._hold(BUSY)
         slot = self.attempts.pick(self.request, self.account.entered_s)
         if slot < 0:
@@ -130,7 +134,7 @@ cdef class Exchange(Sink):
         self.place = Place()
         self.place.exchange = self
         self.place.priority = self.request.priority
-        self.place.since_s = self.attempts.began_s
+        self.place.since_s = self.attempts.ask.since_s
         self.place.n_bytes = self.request.body_size
         self.plane.waiting.join(self.place, self.attempts.wants(self.request), now)
         self.plane.counts[<int>Count.HELD_REQUESTS] += 1

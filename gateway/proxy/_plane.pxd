@@ -132,6 +132,8 @@ cdef class Plane:
     cdef int wake_soon(self) except -1
     # May a request wait, for which the router says NOBODY or BUSY? For how long, in seconds; 0: no.
     cdef double patience_s(self, int verdict, int64_t priority, int64_t n_bytes) noexcept
+    # Do requests wait in another worker?
+    cdef bint others_hold(self) noexcept nogil
     # The model as the present fleet has it; None: no more.
     cdef Served current(self, Served served)
     # A prompt goes to an endpoint: the control process assumes that it is cached there.

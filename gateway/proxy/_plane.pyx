@@ -367,6 +367,14 @@ cdef class Plane:
             return 0
         return self.hold_s if verdict == BUSY else self.hold_no_engine_s
 
+    cdef bint others_hold(self) noexcept nogil:
+        cdef int worker
+        for worker in range(self.shared.n_workers):
+            if worker != self.column and (
+                    self.shared.column(worker)[<int>Count.HELD_REQUESTS] > 0):
+                return True
+        return False
+
     cdef Served current(self, Served served):
         return self.models.get(served.key) if served.key else self.unnamed
 
@@ -381,6 +389,8 @@ cdef class Plane:
         if self.waiting.n:
             # What other workers and the control process freed tells nobody.
             self.waiting.turn(now, INT64_MAX)
+            if self.shared.n_workers > 1:
+                self.waiting.tell(now)
         self.wheel.turn(now)
         if self.starved and not self.is_full():
             starved, self.starved = self.starved, []

@@ -7,10 +7,15 @@ from libc.stdint cimport int64_t
 cdef double PACE_S = 10.0
 # OpenAI's clients ignore a Retry-After above 120 s, and who waits longer has given up.
 cdef double MAX_TURN_S = 60.0
+# Before anything is known: a queue that has just formed is none that is gone in a second.
+cdef double FIRST_TURN_S = 5.0
 
 
 cdef class Waiter:
     cdef bint admit(self, double now_s) except -1:
+        raise NotImplementedError
+
+    cdef int tell(self, double now_s) except -1:
         raise NotImplementedError
 
     cdef int expelled(self, double now_s) except -1:
@@ -155,6 +160,12 @@ cdef class Waiting:
             self.turning = False
         return 0
 
+    cdef int tell(self, double now_s) except -1:
+        cdef Line line
+        for line in self.lines.values():
+            (<Waiter>line.heap[0]).tell(now_s)
+        return 0
+
     cdef int turn_in_s(self, double now_s) noexcept:
         cdef double passed_s, turn_s
         if self.n == 0:
@@ -164,7 +175,7 @@ cdef class Waiting:
         passed_s = PACE_S * (1 - exp((self.began_s - now_s) / PACE_S))
         # Nobody went yet: that takes as long again, for all we know.
         turn_s = passed_s * (self.n + 1) / self.n_went if self.n_went > 0 else (
-            now_s - self.began_s)
+            max(now_s - self.began_s, FIRST_TURN_S))
         return <int>ceil(min(max(turn_s, 1.0), MAX_TURN_S))
 
     cdef Waiter _last(self):

@@ -66,6 +66,10 @@ cdef class Guest(Waiter):
         self.queue.went.append(self.name)
         return True
 
+    cdef int tell(self, double now_s) except -1:
+        self.queue.told.append(self.name)
+        return 0
+
     cdef int expelled(self, double now_s) except -1:
         self.queue.expelled.append(self.name)
         return 0
@@ -78,13 +82,14 @@ cdef class Queue:
     cdef readonly list asked
     cdef readonly list went
     cdef readonly list expelled
+    cdef readonly list told
 
     def __init__(self, int most, int64_t most_bytes, has_room):
         self.waiting = Waiting()
         self.waiting.limit(most, most_bytes)
         self.has_room = has_room
         self.guests = {}
-        self.asked, self.went, self.expelled = [], [], []
+        self.asked, self.went, self.expelled, self.told = [], [], [], []
 
     @property
     def n(self):
@@ -113,6 +118,9 @@ cdef class Queue:
 
     def turn(self, double now_s, priority=None):
         self.waiting.turn(now_s, INT64_MAX if priority is None else priority)
+
+    def tell(self, double now_s):
+        self.waiting.tell(now_s)
 
     def turn_in_s(self, double now_s):
         return self.waiting.turn_in_s(now_s)

@@ -57,6 +57,36 @@ def test_a_full_endpoint_gets_nothing_whoever_filled_it(name):
 
 
 @pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(
+    ("claim", "is_left"),
+    [
+        ((NOW_S, NOW_S - 9.0, 0), True),
+        ((NOW_S - 0.1, NOW_S - 9.0, 0), True),
+        ((NOW_S - 0.5, NOW_S - 9.0, 0), False),
+        ((NOW_S, NOW_S - 1.1, 0), False),
+        ((NOW_S, NOW_S - 9.0, 1), False),
+        ((NOW_S, NOW_S, -1), True),
+        ((0.0, 0.0, 0), False),
+    ],
+    ids=["older", "just said", "not said again", "hardly older", "less urgent", "more", "none"],
+)
+def test_an_endpoint_is_left_to_who_waits_longer_in_another_worker(name, claim, is_left):
+    table, router = house(name)
+    ask = {"minds_others": True, "since_s": NOW_S - 1.0, "priority": 0}
+    for slot in (0, 1):
+        table.set_held(1, slot, *claim)
+    sent = {send(router, **ask) for _ in range(30)}
+    assert sent == ({2} if is_left else {0, 1, 2})
+    table.set_held(1, 2, *claim)
+    assert (send(router, **ask) is None) == is_left
+    # Nobody waits for himself, and a worker that is gone wants nothing.
+    table.lose_worker(1)
+    for slot in range(3):
+        table.set_held(0, slot, *claim)
+    assert send(router, **ask) is not None
+
+
+@pytest.mark.parametrize("name", POLICIES)
 def test_who_says_it_is_overloaded_gets_nothing_while_another_does_not(name):
     table, router = house(name)
     for slot in (0, 2):

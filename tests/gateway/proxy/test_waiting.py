@@ -98,6 +98,15 @@ class Queues(RuleBasedStateMachine):
         # Nobody behind one that cannot go is asked.
         assert len(self.queue.asked) - asked == n_asked
 
+    @rule()
+    def tell(self):
+        self.queue.told.clear()
+        self.queue.tell(self.now_s)
+        first = {}
+        for one in self.model:
+            first.setdefault(one[4], one[3])
+        assert sorted(self.queue.told) == sorted(first.values())
+
     @rule(passed_s=st.floats(0.0, 20.0))
     def wait(self, passed_s):
         self.now_s += passed_s
@@ -141,6 +150,7 @@ def test_when_to_come_back_follows_from_how_fast_the_queue_moves():
     queue, now_s = moved(3, 1.0, 5)
     assert 5 <= queue.turn_in_s(now_s) <= 8  # it has not stood for long
     queue, now_s = moved(0, 1.0, 5)
+    assert queue.turn_in_s(now_s) == 5
     assert queue.turn_in_s(now_s + 7) == 7  # nobody went: as long again
     assert queue.turn_in_s(now_s + 1000) == 60
     assert moved(0, 1.0, 0)[0].turn_in_s(now_s) == 1
