@@ -22,7 +22,7 @@ cdef class Attempts:
     cdef void begin(self, Request request, double now_s) noexcept
     # The slot to ask next, or NOBODY, BUSY, or GIVE_UP: it has been at enough of them.
     cdef int pick(self, Request request, double now_s) except? -9
-    # As `pick`, at a glance: a slot's number, whichever, says no more than that one has room.
+    # As `pick`, at a glance: a slot's number says no more than that one of them has room.
     cdef int look(self, Request request, double now_s) noexcept
     # As `pick`, after a failure (a retry.Cause) at `pool`; GIVE_UP: it may not be repeated, or there
     # is neither an endpoint for it nor a place in the queue.
