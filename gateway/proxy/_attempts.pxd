@@ -24,8 +24,8 @@ cdef class Attempts:
     cdef int pick(self, Request request, double now_s) except? -9
     # As `pick`, at a glance: a slot's number says no more than that one of them has room.
     cdef int look(self, Request request, double now_s) noexcept
-    # As `pick`, after a failure (a retry.Cause) at `pool`; GIVE_UP: it may not be repeated, or there
-    # is neither an endpoint for it nor a place in the queue.
+    # As `pick`, after a failure (a retry.Cause) at `pool`; GIVE_UP: it may not be repeated, or
+    # there is neither an endpoint for it nor a place in the queue.
     cdef int again(self, Request request, int cause, Pool pool, double now_s) except? -9
     # It goes to this slot now.
     cdef void went(self, int slot) noexcept
