@@ -68,6 +68,8 @@ cpdef enum Count:
     # gauges, zeroed when a worker is lost
     BUFFERED_BYTES = 56     # of request bodies, until their response begins
     WAITING_FOR_DIAL = 57
+    HELD_REQUESTS = 58      # that wait in the gateway for an engine with room
+    HELD_BYTES = 59         # of their bodies
     N_COUNTS = 64
 
 cpdef enum:
@@ -96,6 +98,7 @@ cpdef enum ModelWord:
     M_TOKENS_IN_ESTIMATED = 92
     M_TOKENS_OUT_ESTIMATED = 93
     M_CACHED_TOKENS = 94
+    M_HELD = 96                     # histogram: waits for an engine with room
 
 # Within an endpoint's words.
 cpdef enum EndpointWord:

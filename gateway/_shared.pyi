@@ -55,6 +55,8 @@ class Count(IntEnum):
     IDS_UNLOADED = 52
     BUFFERED_BYTES = 56
     WAITING_FOR_DIAL = 57
+    HELD_REQUESTS = 58
+    HELD_BYTES = 59
     N_COUNTS = 64
 
 class Area(IntEnum):
@@ -78,6 +80,7 @@ class ModelWord(IntEnum):
     M_TOKENS_IN_ESTIMATED = 92
     M_TOKENS_OUT_ESTIMATED = 93
     M_CACHED_TOKENS = 94
+    M_HELD = 96
 
 class EndpointWord(IntEnum):
     E_STATUS = 0

@@ -113,6 +113,7 @@ class Control:
             self.fleet,
             self.caches,
             self.config.health,
+            self.config.overload,
             on_change=self.publish,
             on_condemn=lambda condemn: self.supervisor.send(condemn),
             on_left=self._on_left,
@@ -283,7 +284,7 @@ class Control:
         )
         self._pre_stop_s = fresh.drain.pre_stop_s
         configure_logs(fresh.log.level, fresh.log.format)
-        self.prober.configure(fresh.health)
+        self.prober.configure(fresh.health, fresh.overload)
         if self.access_log is not None:
             self.access_log.reopen()
         self.publish()
@@ -307,7 +308,7 @@ class Control:
                     log.error("reload: engine %s keeps its labels: %s", member.name, error)
                     continue
                 member.engine = engine
-                self.prober.relabel(member)
+                self.prober.refit(member)
                 continue
             self.remove(member)
             if engine is not None:

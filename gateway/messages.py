@@ -113,6 +113,8 @@ class Key(msgspec.Struct, frozen=True):
     """'observe', 'exact', or empty: as the model or the gateway says."""
     labels: list[str] = []
     """name=value that its requests ask of an endpoint."""
+    priority: int = 0
+    """The lowest that its requests get."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -152,6 +154,11 @@ class Settings(msgspec.Struct, frozen=True):
     client_stall_s: float = 60.0
     client_keep_alive_s: float = 75.0
     idle_connections: int = 512
+    hold_wait_s: float = 0.0
+    hold_requests: int = 1024
+    hold_bytes: int = 256 << 20
+    hold_s: float = 60.0
+    hold_no_engine_s: float = 0.0
     retry_share: float = 0.1
     retry_floor: int = 100
     retry_window_s: float = 10.0

@@ -16,6 +16,7 @@ from engines.profile import PROFILES
 from gateway.bus import endpoint_hash
 from gateway.caches import Caches
 from gateway.config.schema import Health as HealthConfig
+from gateway.config.schema import Overload
 from gateway.fleet import Fleet, Member
 from gateway.health import Health, Outcome, Rules, Transition
 from gateway.kv_following import KvFollowing
@@ -73,6 +74,7 @@ class Prober:
         fleet: Fleet,
         caches: Caches,
         config: HealthConfig,
+        overload: Overload,
         on_change: Callable[[], None],
         on_condemn: Callable[[Condemn], None],
         on_left: Callable[[Member], None],
@@ -85,6 +87,7 @@ class Prober:
         self._learned_s = 0.0
         self._complained_s = -1.0e9
         self._config = config
+        self._overload = overload
         self._on_change = on_change
         self._on_condemn = on_condemn
         self._on_left = on_left
@@ -92,9 +95,10 @@ class Prober:
         self._probe = Probe(config.timeout_s)
         self._ticker = asyncio.create_task(self._tick_forever())
 
-    def configure(self, config: HealthConfig) -> None:
+    def configure(self, config: HealthConfig, overload: Overload) -> None:
         """Take other intervals and rules; states stay."""
         self._config = config
+        self._overload = overload
         self._probe.timeout_s = config.timeout_s
         for watch in self.watches.values():
             watch.health.rules = _rules(config)
@@ -127,9 +131,11 @@ class Prober:
         self._carry_out(watch, watch.health.undrain(time.monotonic()))
         watch.nudge.set()
 
-    def relabel(self, member: Member) -> None:
-        """Its labels have changed."""
-        self._table.set_row(member.slot, labels=member.labels)
+    def refit(self, member: Member) -> None:
+        """Its labels, or how much it takes, have changed."""
+        self._table.set_row(
+            member.slot, labels=member.labels, max_in_flight=member.engine.max_in_flight
+        )
 
     async def close(self) -> None:
         """Stop everything."""
@@ -236,6 +242,8 @@ class Prober:
 
     async def _scrape(self, watch: Watch) -> None:
         scrape = await self._probe.metrics(watch.member)
+        overloaded = scrape is not None and _is_overloaded(scrape, self._overload)
+        self._table.set_row(watch.member.slot, overloaded=overloaded)
         if scrape is None:
             return
         now_s = time.monotonic()
@@ -335,6 +343,8 @@ class Prober:
             share=1.0,
             generation=member.generation,
             state=State.UNKNOWN,
+            overloaded=False,
+            max_in_flight=member.engine.max_in_flight,
             identity=endpoint_hash(member.name),
             labels=member.labels,
             max_loras=0,
@@ -344,6 +354,13 @@ class Prober:
 
 def _next_address(address: str, found: list[str]) -> str:
     return found[(found.index(address) + 1) % len(found)] if address in found else found[0]
+
+
+def _is_overloaded(scrape: Scrape, bounds: Overload) -> bool:
+    """What an engine says of itself; what it does not say is not counted against it."""
+    return bool(
+        0 < bounds.waiting <= (scrape.waiting or 0) or 0 < bounds.kv_usage <= (scrape.kv_usage or 0)
+    )
 
 
 def _rules(config: HealthConfig) -> Rules:

@@ -97,6 +97,8 @@ def describe_workers(supervisor: Supervisor, shared: Shared) -> list[dict[str, A
             "requests_under_way": requests_under_way(shared, worker.index),
             "buffered_bytes": shared.count(Count.BUFFERED_BYTES, worker.index),
             "waiting_for_dial": shared.count(Count.WAITING_FOR_DIAL, worker.index),
+            "held_requests": shared.count(Count.HELD_REQUESTS, worker.index),
+            "held_bytes": shared.count(Count.HELD_BYTES, worker.index),
         }
         for worker in supervisor.workers
     ]

@@ -1,6 +1,6 @@
 """What a policy is asked, and what it answers. One file per policy in router/policies."""
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from router._hash cimport root_of
 from router._table cimport MAX_SLOTS, MAX_TRIED, Table
@@ -32,6 +32,12 @@ cdef struct Ask:
     bint is_bound           # it must stay at its session's endpoint
     uint64_t adapter        # its LoRA adapter, hashed; 0: none
     const float* load_s     # by slot: seconds until the adapter is there; NULL: none is asked for
+    double max_wait_s       # an endpoint where it would wait longer has no room; 0: any has
+    bint shuns_overloaded   # endpoints that say they are overloaded may not have it
+    bint minds_others       # requests wait in other workers: what they go before is theirs
+    int worker              # where it is
+    double since_s          # when it was ready to go
+    int64_t priority        # the lower, the earlier
 
 cdef enum:
     # Why a slot does not get a request.
@@ -42,6 +48,13 @@ cdef enum:
     FULL = 4                # as many requests as it takes
     TRIED = 5               # it had this one already
     NOT_HOME = 6            # another endpoint has its session
+    OVERLOADED = 7          # it says so, and another is not
+    PROMISED = 8            # a request that waits in another worker goes first
+
+cdef enum:
+    # Instead of a slot.
+    NOBODY = -1     # no endpoint is fit to have it
+    BUSY = -2       # there are some, but none has room
 
 cdef class Policy:
     cdef readonly str name
@@ -78,6 +91,17 @@ cdef inline uint64_t rank(Table table, uint64_t key, int slot) noexcept nogil:
 # Share of this slot's time that prompts have lately taken.
 cdef inline double prompt_share(const Ask* ask, int slot) noexcept nogil:
     return 0 if ask.effort == NULL else ask.effort[slot] * ask.effort_share
+
+cdef inline bint was_tried(const Ask* ask, int slot) noexcept nogil:
+    cdef int index
+    for index in range(ask.n_tried):
+        if ask.tried[index] == slot:
+            return True
+    return False
+
+# A slot's number, whichever, if an endpoint may have it and would begin with it within
+# `max_wait_s`; else NOBODY or BUSY. One look, where the first candidate has room.
+cdef int room(Table table, const Ask* ask) noexcept nogil
 
 # Prompt tokens that this slot has cached; the last one is always computed.
 cdef inline double hit_tokens(Table table, const Ask* ask, int slot) noexcept nogil:

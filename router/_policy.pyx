@@ -4,14 +4,18 @@ from libc.math cimport fabs
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from router._table cimport MAX_SLOTS, MAX_TRIED, State, Table
+from router._table cimport MAX_SLOTS, MAX_TRIED, Load, Standing, State, Table, stand
 
+# Workers say every 100 ms whether requests wait in them. That one has waited a little longer than
+# another is no reason to leave an endpoint idle until its worker looks.
+cdef double HELD_NEWS_S = 0.25
+cdef double HELD_LEAD_S = 0.2
 # Typed: a literal of 64 bits would make the products Python's, which do not wrap.
 cdef uint64_t SPREAD = 0x9e3779b97f4a7c15
 cdef uint64_t SCRAMBLE = 0x2545f4914f6cdd1d
 cdef list WHY_NOT = [
     "", "not ready", "on trial with its one request", "lacks a label", "full", "tried already",
-    "not the session's endpoint",
+    "not the session's endpoint", "overloaded", "promised to a request of another worker",
 ]
 
 
@@ -178,7 +182,6 @@ cdef class Question:
 
 
 cdef int bar(Table table, const Ask* ask, int slot) noexcept nogil:
-    cdef int index
     cdef int state = table.rows[slot].state
     if state != <int>State.READY:
         if state != <int>State.TRIAL:
@@ -187,9 +190,47 @@ cdef int bar(Table table, const Ask* ask, int slot) noexcept nogil:
             return ON_TRIAL
     if ask.labels & ~table.rows[slot].labels:
         return LABELS
-    for index in range(ask.n_tried):
-        if ask.tried[index] == slot:
-            return TRIED
+    if was_tried(ask, slot):
+        return TRIED
     if 0 < table.rows[slot].max_in_flight <= table.in_flight(slot):
         return FULL
+    if ask.shuns_overloaded and table.rows[slot].overloaded:
+        return OVERLOADED
+    if ask.minds_others and is_due_to_other(table, ask, slot):
+        return PROMISED
     return MAY
+
+
+cdef bint is_due_to_other(Table table, const Ask* ask, int slot) noexcept nogil:
+    """Does another worker hold a request back that may go there and goes before this one?"""
+    cdef const Load* other
+    cdef int worker
+    for worker in range(table.n_own):
+        other = table.cell(worker, slot)
+        # Who does not say so again does not wait any more, or hangs.
+        if worker == ask.worker or other.held_noted_s < ask.now_s - HELD_NEWS_S:
+            continue
+        if other.held_priority < ask.priority or (
+                other.held_priority == ask.priority
+                and other.held_since_s < ask.since_s - HELD_LEAD_S):
+            return True
+    return False
+
+
+cdef int room(Table table, const Ask* ask) noexcept nogil:
+    cdef Standing load
+    cdef int index, slot, why, verdict = NOBODY
+    for index in range(ask.n_slots):
+        slot = ask.slots[index]
+        why = bar(table, ask, slot)
+        if why == MAY:
+            if ask.max_wait_s <= 0:
+                return slot
+            stand(table, slot, ask.now_s, &load)
+            # Who has nothing to do has no queue, whatever was estimated.
+            if load.wait_s <= ask.max_wait_s or load.in_flight == 0:
+                return slot
+            verdict = BUSY
+        elif why == FULL or why == OVERLOADED or why == PROMISED:
+            verdict = BUSY
+    return verdict

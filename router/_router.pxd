@@ -28,12 +28,15 @@ cdef class Router:
     cdef double scale           # how many workers and gateways share the load evenly
     cdef double last_hit_tokens     # on the slot that was picked last
     cdef Prompt prompt          # of `send`
-    # Fill what is known here into `ask` (whose request fields are set), and pick: the slot, or -1.
-    # `prompt` may be None. What is filled in holds until the next pick.
+    # Fill what is known here into `ask` (whose request fields are set), and pick: the slot, or
+    # NOBODY, or BUSY. `prompt` may be None. What is filled in holds until the next pick.
     cdef int pick(self, Ask* ask, Prompt prompt, Demand demand) noexcept
     # Book what was asked on `slot`, of which `cached` tokens are there.
     cdef void book(self, Booking* booking, int slot, const Ask* ask, double cached,
                    Prompt prompt, Demand demand, bint is_seen) noexcept
+
+    # private
+    cdef int _choose(self, Ask* ask) noexcept
 
 cdef class Dispatch:
     """A booking as an object, for callers from Python."""

@@ -42,6 +42,10 @@ class Router:
         home_s: float = 0.0,
         adapter: str = "",
         labels: int = 0,
+        max_wait_s: float = 0.0,
+        minds_others: bool = False,
+        since_s: float = 0.0,
+        priority: int = 0,
     ) -> Dispatch | None: ...
 
 class Dispatch:

@@ -1,7 +1,7 @@
 """See _router.pxd."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport int32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from router._adapters cimport Adapters
@@ -11,7 +11,7 @@ from router._hash cimport root_of
 from router._effort cimport Effort
 from router._index cimport Index, Matcher
 from router._keying cimport Prompt
-from router._policy cimport Ask, Policy, hit_tokens
+from router._policy cimport Ask, Policy, hit_tokens, room
 from router._recent cimport Recent
 from router._sessions cimport Sessions, bound
 from router._table cimport MAX_SLOTS, Table
@@ -48,6 +48,7 @@ cdef class Router:
         cdef const int32_t* slots = ask.slots
         cdef double scale = self.scale * max(1.0, self.table.common.scale)
         ask.depths = NULL
+        ask.worker = self.booker.worker
         if prompt is not None:
             ask.n_tokens = prompt.n_tokens
             ask.block_tokens = prompt.block_tokens
@@ -75,12 +76,27 @@ cdef class Router:
                 if ask.home >= 0:
                     ask.slots = &ask.home
                     ask.n_slots = 1
-        slot = self.policy.pick(self.table, ask)
+        slot = self._choose(ask)
         ask.slots = slots
         ask.n_slots = n_slots
         if slot >= 0:
             self.last_hit_tokens = hit_tokens(self.table, ask, slot)
         return slot
+
+    cdef int _choose(self, Ask* ask) noexcept:
+        cdef int slot
+        ask.shuns_overloaded = False
+        if ask.max_wait_s > 0:
+            slot = room(self.table, ask)
+            if slot < 0:
+                return slot
+        ask.shuns_overloaded = True
+        slot = self.policy.pick(self.table, ask)
+        if slot >= 0:
+            return slot
+        ask.shuns_overloaded = False
+        slot = self.policy.pick(self.table, ask)
+        return slot if slot >= 0 else room(self.table, ask)
 
     cdef void book(self, Booking* booking, int slot, const Ask* ask, double cached,
                    Prompt prompt, Demand demand, bint is_seen) noexcept:
@@ -103,8 +119,10 @@ cdef class Router:
     def send(self, Demand demand not None, slots, const uint64_t[::1] keys, double n_tokens,
              double block_tokens, double now_s, *, bint is_seen=True, double doubt=0.0,
              double out_tokens=0.0, uint64_t session=0, bint is_bound=False, double home_s=0.0,
-             str adapter="", uint64_t labels=0):
-        """`pick` and `book` for Python callers: a Dispatch; None: no endpoint may have it."""
+             str adapter="", uint64_t labels=0, double max_wait_s=0.0, bint minds_others=False,
+             double since_s=0.0, int64_t priority=0):
+        """`pick` and `book` for Python callers: a Dispatch; None: no endpoint may have it, or none
+        has room."""
         cdef Dispatch dispatch = Dispatch()
         cdef int32_t[MAX_SLOTS] array
         cdef Ask ask
@@ -130,6 +148,10 @@ cdef class Router:
         if adapter:
             key = adapter.encode()
             ask.adapter = root_of(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+        ask.max_wait_s = max_wait_s
+        ask.minds_others = minds_others
+        ask.since_s = since_s
+        ask.priority = priority
         self.prompt.resize(keys.shape[0])
         if keys.shape[0]:
             memcpy(self.prompt.keys, &keys[0], keys.shape[0] * sizeof(uint64_t))

@@ -36,6 +36,7 @@ cdef struct Row:
     uint32_t generation     # grows when the slot gets another endpoint
     uint8_t state           # State
     uint8_t full            # its KV cache is full: what is added displaces something
+    uint8_t overloaded      # by its own word: gets requests only while all others are as well
     int32_t max_in_flight   # takes no more; 0: as many as come
     float share             # 0 < share <= 1: of a full load, while it starts slowly
     float rtt_s             # of the network
@@ -69,6 +70,10 @@ cdef struct Load:
     # it had found them: sums that only grow.
     double expected_tokens
     double found_tokens
+    # The first request that waits in this worker for room, here or elsewhere.
+    double held_noted_s     # when the worker last said that there is one
+    double held_since_s     # when that one was ready to go
+    int64_t held_priority   # the lower, the earlier
     Sums prefill            # x: 1, new tokens, new tokens x their context; y: s to the first token
     Sums decode             # x: 1, in flight, kv_tokens; y: s between tokens
 

@@ -1,6 +1,6 @@
 """See _table.pxd."""
 
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, int64_t
 
 
 cdef class Table:
@@ -43,8 +43,8 @@ cdef class Table:
         return total
 
     def set_row(self, int slot, *, state=None, share=None, generation=None, full=None,
-                max_in_flight=None, rtt_s=None, missing=None, labels=None, identity=None,
-                max_loras=None,
+                overloaded=None, max_in_flight=None, rtt_s=None, missing=None, labels=None,
+                identity=None, max_loras=None,
                 profile=None):
         """Write the given fields of a row (control process only).
 
@@ -53,6 +53,8 @@ cdef class Table:
         self._check(slot)
         if full is not None:
             self.rows[slot].full = full
+        if overloaded is not None:
+            self.rows[slot].overloaded = overloaded
         if max_in_flight is not None:
             self.rows[slot].max_in_flight = max_in_flight
         if rtt_s is not None:
@@ -142,6 +144,12 @@ cdef class Table:
         (one.in_flight, one.prefilling, one.prefill_s, one.anchor_s, one.unseen_until_s,
          one.prefill_tokens, one.kv_tokens) = work
 
+    def set_held(self, int worker, int slot, double noted_s, double since_s, int64_t priority):
+        """Say in a worker's name that a request waits there which may go to this slot."""
+        self._check(slot)
+        cdef Load* one = self.cell(worker, slot)
+        one.held_noted_s, one.held_since_s, one.held_priority = noted_s, since_s, priority
+
     def troubled(self):
         """Slots with failures or failed dials in a row: [(slot, failures, failed dials)]."""
         cdef int slot, worker
@@ -166,7 +174,7 @@ cdef class Table:
             one = self.cell(worker, slot)
             one.in_flight = one.producing = one.failures_in_row = one.dials_in_row = 0
             one.prefilling = 0
-            one.prefill_s = one.unseen_until_s = 0
+            one.prefill_s = one.unseen_until_s = one.held_noted_s = 0
             one.prefill_tokens = one.kv_tokens = 0
 
     def _check(self, int slot):

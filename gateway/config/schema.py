@@ -21,11 +21,13 @@ __all__ = [
     "Drain",
     "Engine",
     "Health",
+    "Hold",
     "Key",
     "Limits",
     "Listen",
     "Log",
     "ModelRule",
+    "Overload",
     "Retry",
     "Timeouts",
     "label_texts",
@@ -35,11 +37,13 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0)]
 SecondsOrNone = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
+CountOrNone = Annotated[int, Meta(ge=0)]
 Weight = Annotated[float, Meta(gt=0)]
 Rank = Annotated[int, Meta(ge=0, le=1023)]
 Usage = Literal["observe", "exact"]
 Kind = Literal["vllm", "sglang", "openai"]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:\[\]-]*$", max_length=200)]
+Priority = Annotated[int, Meta(ge=-1000, le=1000)]
 Digest = Annotated[str, Meta(pattern=r"^(sha256:)?[0-9a-fA-F]{64}$")]
 EnginePath = Annotated[str, Meta(pattern=r"^/")]
 HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", max_length=63)]
@@ -112,6 +116,10 @@ class Engine(Struct, frozen=True, kw_only=True):
     one of role prefill gets only what asks for the label `role: prefill`."""
     labels: dict[str, Label] = {}
     """What models, keys and clients may ask for, such as `gpu: h100`."""
+    max_in_flight: CountOrNone = 0
+    """Requests it gets at once, from all workers; further ones go elsewhere, or wait as `hold`
+    says. 0: as many as come, for vLLM and SGLang have queues of their own. Workers do not lock
+    each other out: it may be passed by one request per further worker."""
 
 
 class ModelRule(Struct, frozen=True, kw_only=True):
@@ -147,6 +155,9 @@ class Key(Struct, frozen=True, kw_only=True):
     """Overrides the model's and the gateway's `usage`."""
     labels: dict[str, Label] = {}
     """Its requests go only to engines with all these labels."""
+    priority: Priority = 0
+    """Of its requests in the queue (see `hold`): a lower number is served earlier. A request may
+    ask for a higher one by itself, never for a lower one: nobody gets ahead who is not let."""
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -213,6 +224,41 @@ class Health(Struct, frozen=True, kw_only=True):
     was idle. Above the longest prefill: a million tokens take about a minute."""
     dns_interval_s: Seconds = 30.0
     """Between two look-ups of an engine's name; also after each failed probe."""
+
+
+class Hold(Struct, frozen=True, kw_only=True):
+    """Requests for which no engine has room wait in the gateway: first those of the lowest
+    `priority` number, among equals the one that came first. When something frees, the first is
+    routed, by what holds then. All bounds are per worker."""
+
+    wait_s: SecondsOrNone = 0.0
+    """An engine has no room while a prompt would wait there longer than this, as estimated from
+    what was sent. 0: only a full `max_in_flight` holds requests back. Off unless asked for:
+    engines queue by themselves, and where estimates are too high requests would wait for nothing.
+    It buys that priorities count, and that engines are chosen late; 1 to 5 is a good value."""
+    requests: CountOrNone = 1024
+    """That wait at most. With one more the last of them is answered 429, or the new one unless its
+    priority number is lower. 0: none waits. At 10 requests a second this is a queue of 100 s."""
+    bytes: CountOrNone = 256 << 20
+    """Of their bodies; below limits.buffered_bytes, so that what waits never stops what runs."""
+    time_s: Seconds = 60.0
+    """How long each waits at most before it is answered 429. Clients have more patience (OpenAI's
+    600 s), proxies between them and us often have not, and shall see our answer."""
+    no_engine_s: SecondsOrNone = 0.0
+    """The same where no engine at all is ready, as while a single one restarts or the first one
+    starts; then 503. 0: 503 at once, so that clients with another place to go, go there."""
+
+
+class Overload(Struct, frozen=True, kw_only=True):
+    """When an engine's own metrics say that it has too much: then it gets nothing while another
+    has not. Against load that the gateway does not see, and for policies that look at none: what
+    the gateway itself sent is weighed long before an engine says so. Read with each scrape."""
+
+    waiting: CountOrNone = 32
+    """Requests in its queue. Shorter ones are the policy's to weigh. 0: does not count."""
+    kv_usage: Annotated[float, Meta(ge=0, le=1)] = 0.95
+    """Share of its KV cache that running requests hold: above, it preempts what it has. 0: does
+    not count."""
 
 
 class Retry(Struct, frozen=True, kw_only=True):
@@ -325,6 +371,8 @@ class Config(Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
     health: Health = Health()
+    hold: Hold = Hold()
+    overload: Overload = Overload()
     retry: Retry = Retry()
     drain: Drain = Drain()
     bus: Bus = Bus()
@@ -352,13 +400,14 @@ class Config(Struct, frozen=True, kw_only=True):
                 list(key.models),
                 key.usage or "",
                 label_texts(key.labels),
+                key.priority,
             )
             for key in self.keys
         ]
 
     def to_settings(self, admin_address: str = "") -> messages.Settings:
         """The part that the workers take; `admin_address`: where the admin port can be reached."""
-        limits, timeouts, retry = self.limits, self.timeouts, self.retry
+        limits, timeouts, retry, hold = self.limits, self.timeouts, self.retry, self.hold
         return messages.Settings(
             policy=self.policy,
             usage=self.usage,
@@ -394,6 +443,11 @@ class Config(Struct, frozen=True, kw_only=True):
             client_stall_s=timeouts.client_stall_s,
             client_keep_alive_s=timeouts.client_keep_alive_s,
             dead_silence_s=timeouts.dead_silence_s,
+            hold_wait_s=hold.wait_s,
+            hold_requests=hold.requests,
+            hold_bytes=hold.bytes,
+            hold_s=hold.time_s,
+            hold_no_engine_s=hold.no_engine_s,
             retry_share=retry.share,
             retry_floor=retry.floor,
             retry_window_s=retry.window_s,

@@ -117,7 +117,7 @@ cdef dict explained(Plane plane, Request request, ids):
         request.take_ids(ids)
     # A policy whose equals take turns shall not miss one because somebody asked.
     turn, drawn = plane.router.policy.turn, plane.router.policy.state
-    attempts.begin(request)
+    attempts.begin(request, now_s())
     slot = attempts.pick(request, now_s())
     plane.router.policy.turn, plane.router.policy.state = turn, drawn
     found = {

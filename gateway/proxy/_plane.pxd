@@ -6,6 +6,7 @@ from gateway._shared cimport Shared
 from gateway.http._head cimport Head
 from gateway.http._write cimport Buffer
 from gateway.proxy._steering cimport Steering
+from gateway.proxy._waiting cimport Waiting
 from gateway.proxy._wheel cimport Wheel
 from router._demand cimport Demand
 from router._keying cimport Prompt
@@ -37,6 +38,7 @@ cdef class Holder:
     cdef frozenset models           # None: all of them
     cdef str usage                  # '', 'observe' or 'exact'
     cdef uint64_t labels            # bits that its requests' endpoints must have
+    cdef int64_t priority           # the lowest that its requests get
 
 cdef enum Local:
     RELAYED = 0     # goes to an engine
@@ -68,6 +70,8 @@ cdef class Plane:
     cdef Router router
     cdef dict demands               # model name -> Demand
     cdef readonly Wheel wheel
+    cdef readonly Waiting waiting   # requests for which no endpoint has room
+    cdef bint waking
     cdef readonly object settings   # messages.Settings
     cdef object choices             # of the aliases, as the Fleet said them
     cdef dict contexts              # CA file -> TLS context
@@ -105,6 +109,9 @@ cdef class Plane:
     cdef double client_stall_s
     cdef double client_keep_alive_s
     cdef double dead_silence_s
+    cdef double hold_wait_s
+    cdef double hold_s
+    cdef double hold_no_engine_s
     cdef int idle_connections
     cdef bint decision_header
     cdef bint half_close
@@ -132,6 +139,14 @@ cdef class Plane:
     cdef Holder holder(self, bytes key)         # None: unknown
     cdef bytes new_request_id(self)
     cdef bint is_full(self) noexcept nogil
+    # Something has become free: soon, who waits for it is asked. Callers look at `waiting.n` first.
+    cdef int wake_soon(self) except -1
+    # May a request wait, for which the router says NOBODY or BUSY? For how long, in seconds; 0: no.
+    cdef double patience_s(self, int verdict, int64_t priority, int64_t n_bytes) noexcept
+    # Do requests wait in another worker?
+    cdef bint others_hold(self) noexcept nogil
+    # The model as the present fleet has it; None: no more.
+    cdef Served current(self, Served served)
     # A prompt goes to an endpoint: the control process assumes that it is cached there.
     cdef void note_sent(self, int slot, unsigned int generation, Prompt prompt) noexcept nogil
     # private

@@ -18,7 +18,7 @@ from gateway.proxy.split import Split
 from router import make_policy
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -26,10 +26,12 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from gateway._shared cimport Area, Count, Shared, observe, short_bounds_s
 from gateway.http._write cimport Buffer
 from gateway.proxy._steering cimport NOBODY, Steering
+from gateway.proxy._waiting cimport Waiting
 from gateway.proxy._wheel cimport Wheel
 from router._demand cimport Demand
 from router._hash cimport root_of
 from router._keying cimport Prompt
+from router._policy cimport BUSY
 from router._router cimport Router
 from router._table cimport MAX_SLOTS
 
@@ -118,11 +120,12 @@ cdef class Served:
 
 
 cdef class Holder:
-    def __init__(self, str name, models, str usage, uint64_t labels):
+    def __init__(self, str name, models, str usage, uint64_t labels, int64_t priority):
         self.name = name
         self.models = frozenset([model.encode() for model in models]) if models else None
         self.usage = usage
         self.labels = labels
+        self.priority = priority
 
 
 cdef class Path:
@@ -160,6 +163,7 @@ cdef class Plane:
         self.scratch = Buffer()
         self.last_tick_s = now_s()
         self.wheel = Wheel(self.last_tick_s)
+        self.waiting = Waiting()
         self.models = {}
         self.demands = {}
         self.aliases = {}
@@ -225,7 +229,8 @@ cdef class Plane:
             for name, texts in fleet.settings.labels_by_model.items()
         }
         self.keys = {
-            key.digest: Holder(key.name, key.models, key.usage, self.steering.mask(key.labels))
+            key.digest: Holder(
+                key.name, key.models, key.usage, self.steering.mask(key.labels), key.priority)
             for key in fleet.keys
         }
         self.complete = fleet.complete
@@ -234,6 +239,8 @@ cdef class Plane:
             card["id"]: msgspec.json.encode(card)
             for card in msgspec.json.decode(fleet.models_json)["data"]
         }
+        if self.waiting.n:
+            self.wake_soon()
 
     def _apply_settings(self, settings):
         if settings == self.settings:
@@ -273,6 +280,10 @@ cdef class Plane:
         self.client_stall_s = settings.client_stall_s
         self.client_keep_alive_s = settings.client_keep_alive_s
         self.dead_silence_s = settings.dead_silence_s
+        self.hold_wait_s = settings.hold_wait_s
+        self.hold_s = settings.hold_s
+        self.hold_no_engine_s = settings.hold_no_engine_s
+        self.waiting.limit(settings.hold_requests, settings.hold_bytes)
         self.idle_connections = settings.idle_connections
         self.decision_header = settings.decision_header
         self.half_close = settings.client_half_close
@@ -373,6 +384,34 @@ cdef class Plane:
     cdef bint is_full(self) noexcept nogil:
         return self.counts[<int>Count.BUFFERED_BYTES] >= self.buffered_bytes
 
+    cdef int wake_soon(self) except -1:
+        # Later, as one request's callback is no place to send others off.
+        if not self.waking:
+            self.waking = True
+            self.loop.call_soon(self.wake)
+        return 0
+
+    def wake(self):
+        """Send off who waits and can go now."""
+        self.waking = False
+        self.waiting.turn(now_s(), INT64_MAX)
+
+    cdef double patience_s(self, int verdict, int64_t priority, int64_t n_bytes) noexcept:
+        if not self.waiting.takes(priority, n_bytes):
+            return 0
+        return self.hold_s if verdict == BUSY else self.hold_no_engine_s
+
+    cdef bint others_hold(self) noexcept nogil:
+        cdef int worker
+        for worker in range(self.shared.n_workers):
+            if worker != self.column and (
+                    self.shared.column(worker)[<int>Count.HELD_REQUESTS] > 0):
+                return True
+        return False
+
+    cdef Served current(self, Served served):
+        return self.models.get(served.key) if served.key else self.unnamed
+
     def tick(self):
         """Serve deadlines and housekeeping; every 100 ms, by the worker."""
         cdef double now = now_s()
@@ -381,6 +420,11 @@ cdef class Plane:
         observe(counts + <int>Area.LOOP_LAG, short_bounds_s(),
                 max(0.0, now - self.last_tick_s - self.wheel.tick_s))
         counts[<int>Count.TICKS] += 1
+        if self.waiting.n:
+            # What other workers and the control process freed tells nobody.
+            self.waiting.turn(now, INT64_MAX)
+            if self.shared.n_workers > 1:
+                self.waiting.tell(now)
         self.wheel.turn(now)
         if self.starved and not self.is_full():
             starved, self.starved = self.starved, []

@@ -35,6 +35,10 @@ cdef class Request:
     cdef bint is_vouched            # the admin asks: no credentials are wanted
     # from head, key and model: where it shall go
     cdef Course course
+    cdef int64_t least_priority     # by the key: what it asks for is at least this
+    # of both, the head's first
+    cdef int64_t priority           # in the queue: the lower, the earlier
+    cdef bint priority_is_set       # by the head
     # from the body
     cdef object body                # None, or bytes-like: kept until the response begins
     cdef int64_t body_size
@@ -68,10 +72,12 @@ cdef class Request:
     cdef int _refuse(self, int reason, tuple details) except -1
     cdef int _read_framing(self, const char* p, const Head* head) except -1
     cdef int _read_request_id(self, const char* p, const Head* head) except -1
+    cdef int _read_priority(self, const char* p, const Head* head) except -1
     cdef int _read_origin(self, const char* p, const Head* head) except -1
     cdef int _keep_fields(self, const char* p, const Head* head) except -1
     cdef int _read_form(self) except -1
     cdef int _read_json(self) except -1
+    cdef void _take_priority(self, const char* p, Value value) noexcept
     cdef int _choose_model(self, bytes name) except -1
     cdef int _refuse_model(self, str name) except -1
     cdef int _splice(self, Value old, bytes new) except -1

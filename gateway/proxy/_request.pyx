@@ -21,6 +21,7 @@ from gateway.proxy._envelope cimport (
     is_literal,
     number_of,
     read_envelope,
+    read_integer,
     string_of,
 )
 from gateway.proxy._plane cimport Holder, Plane, Served
@@ -33,6 +34,7 @@ cdef extern from "strings.h" nogil:
 cdef enum:
     MAX_REQUEST_ID_BYTES = 128
     SHOWN_BYTES = 200               # of a name that is told back in an error
+    MAX_PRIORITY = 1000
 
 cdef int BODY_JSON = Body.JSON
 cdef int BODY_MULTIPART = Body.MULTIPART
@@ -62,7 +64,7 @@ cdef class Request:
     def __cinit__(self, Plane plane):
         self.plane = plane
         self.prompt = Prompt()
-        self.pinned = -1
+        self.clear()
 
     cdef void clear(self) noexcept:
         self.method = self.target = self.request_id = self.fields = self.credentials = None
@@ -84,6 +86,9 @@ cdef class Request:
         self.max_tokens = 0
         self.cache_salt = None
         self.course.session = self.course.labels = self.key_labels = 0
+        self.priority = 0
+        self.least_priority = -MAX_PRIORITY
+        self.priority_is_set = False
 
     cdef int _refuse(self, int reason, tuple details) except -1:
         self.details = details
@@ -117,6 +122,8 @@ cdef class Request:
             return self._refuse(Reason.UNAUTHORIZED, ())
         if self.path.local:
             return 0
+        if head.priority >= 0 and self._read_priority(p, head):
+            return Reason.BAD_PRIORITY
         return self._read_framing(p, head)
 
     cdef int _read_framing(self, const char* p, const Head* head) except -1:
@@ -145,6 +152,16 @@ cdef class Request:
                 self.request_id = p[value.start:value.start + value.size]
                 return 0
         self.request_id = self.plane.new_request_id()
+        return 0
+
+    cdef int _read_priority(self, const char* p, const Head* head) except -1:
+        cdef Span value = head.fields[head.priority].value
+        cdef int64_t asked
+        if not read_integer(p + value.start, value.size, &asked) or (
+                not -MAX_PRIORITY <= asked <= MAX_PRIORITY):
+            return self._refuse(Reason.BAD_PRIORITY, (shown(text(p, value).encode()),))
+        self.priority = max(asked, self.least_priority)
+        self.priority_is_set = True
         return 0
 
     cdef int _read_origin(self, const char* p, const Head* head) except -1:
@@ -187,6 +204,7 @@ cdef class Request:
         self.wants_usage = holder.usage == "exact"
         self.usage_is_set = holder.usage != ""
         self.key_labels = holder.labels
+        self.priority = self.least_priority = holder.priority
 
     cdef bint vouch(self, str key) except -1:
         cdef Holder holder
@@ -287,6 +305,8 @@ cdef class Request:
             self._splice(envelope.model, json.dumps(self.served.name).encode())
             p = start_of(self.body)
             read_envelope(p, self.body_size, self.plane.json_depth, &envelope)
+        if envelope.priority.size and not self.priority_is_set:
+            self._take_priority(p, envelope.priority)
         self._read_prompt(p, &envelope)
         if self.wants_usage:
             self._ask_for_usage(p, &envelope)
@@ -344,6 +364,12 @@ cdef class Request:
         self.prompt.block_tokens = served.block_tokens
         self.has_ids = True
         return 0
+    cdef void _take_priority(self, const char* p, Value value) noexcept:
+        """vLLM's own field, which goes on to the engine: it judges what is no number."""
+        cdef int64_t asked
+        if read_integer(p + value.start, value.size, &asked):
+            asked = min(max(asked, <int64_t>-MAX_PRIORITY), <int64_t>MAX_PRIORITY)
+            self.priority = max(asked, self.least_priority)
 
     cdef int _choose_model(self, bytes name) except -1:
         """Find the model of the name that was sent, an alias or not; None: the sole one."""

@@ -476,6 +476,7 @@ class House:
         assert total("CLIENT_OPENED") == total("CLIENT_CLOSED"), counts
         assert total("UPSTREAM_OPENED") == total("UPSTREAM_CLOSED"), counts
         assert total("BUFFERED_BYTES", "WAITING_FOR_DIAL") == 0, counts
+        assert total("HELD_REQUESTS", "HELD_BYTES") == 0, counts
         for slot in range(len(self.engines)):
             load = self.shared.table.load(slot)
             assert (load["in_flight"], load["producing"]) == (0, 0), load

@@ -51,18 +51,26 @@ def test_every_key_reaches_its_place(in_folder):
         models:
           fast: {{alias_of: small}}
           split: {{split: {{small: 9, large: 1}}, usage: exact}}
-        keys: [{{name: team, digest: "sha256:{DIGEST.upper()}", models: [fast], usage: exact}}]
+        keys:
+          - {{name: team, digest: "sha256:{DIGEST.upper()}", models: [fast], usage: exact}}
+          - {{name: batch, digest: "{DIGEST[::-1]}", priority: 3}}
         limits: {{body_bytes: 1000}}
         timeouts: {{event_s: 7}}
+        hold: {{wait_s: 2, requests: 9, bytes: 8, time_s: 7, no_engine_s: 6}}
         """,
         {"KEY": "s3cret"},
     )
     assert config.engines[0].api_key == Secret("s3cret")
     assert config.aliases() == {"fast": {"small": 1.0}, "split": {"small": 9, "large": 1}}
-    assert config.to_keys() == [Key("team", bytes.fromhex(DIGEST), ["fast"], "exact")]
+    assert config.to_keys() == [
+        Key("team", bytes.fromhex(DIGEST), ["fast"], "exact"),
+        Key("batch", bytes.fromhex(DIGEST[::-1]), [], "", 3),
+    ]
     settings = config.to_settings("127.0.0.1:1")
     assert (settings.body_bytes, settings.event_s) == (1000, 7.0)
     assert settings.usage_by_model == {"split": "exact"}
+    held = {n: getattr(settings, n) for n in settings.__struct_fields__ if n.startswith("hold_")}
+    assert list(held.values()) == [2.0, 9, 8, 7.0, 6.0]
     assert settings.admin_address == "127.0.0.1:1"
     assert Choice("small").weight == 1.0
 

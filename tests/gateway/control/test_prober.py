@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import time
+from array import array
 
 import pytest
 import trustme
@@ -11,10 +12,13 @@ from gateway._shared import Shared
 from gateway.caches import Caches
 from gateway.config import Engine, Secret
 from gateway.config.schema import Health as HealthConfig
+from gateway.config.schema import Overload
 from gateway.fleet import Fleet
 from gateway.kv_following import KvFollowing
 from gateway.prober import Prober
 from router import State, make_policy
+from router._demand import Demand
+from router._router import Router
 
 FAST = HealthConfig(
     interval_s=0.2,
@@ -45,6 +49,7 @@ class House:
             self.fleet,
             caches,
             config,
+            Overload(),
             self._on_change,
             self.condemned.append,
             self._on_left,
@@ -258,6 +263,63 @@ def test_a_page_that_does_not_come_is_unknown_and_no_stall(scene, until):
         assert house.prober.watches[0].scrape.generation_tokens == 77
 
     scene(play, metrics=STALLED)
+
+
+def picks(house, n=4):
+    """Slots that get requests, of those that are there."""
+    router = Router(house.table, 0, make_policy("round-robin"), None)
+    sent = [
+        router.send(Demand(), sorted(house.prober.watches), array("Q"), 1.0, 16.0, 0.0)
+        for _ in range(n)
+    ]
+    for dispatch in filter(None, sent):
+        dispatch.release(0.0)
+    return [dispatch and dispatch.slot for dispatch in sent]
+
+
+@pytest.mark.parametrize(
+    ("too_much", "bearable"),
+    [
+        ("vllm:num_requests_waiting 32", "vllm:num_requests_waiting 31"),
+        ("vllm:kv_cache_usage_perc 0.96", "vllm:kv_cache_usage_perc 0.94"),
+        ("vllm:num_requests_waiting 99", ""),
+    ],
+    ids=["waiting", "kv cache", "no longer said"],
+)
+def test_an_engine_that_says_it_has_too_much_gets_nothing(
+    engine_double, pen, until, too_much, bearable
+):
+    async def inside():
+        busy, idle = await engine_double().start(), await engine_double().start()
+        busy.metrics = too_much + "\n"
+        house = House(FAST, pen)
+        house.add(busy.url)
+        house.add(idle.url)
+        await until(lambda: house.state(0) is house.state(1) is State.READY)
+        await until(lambda: set(picks(house)) == {1})
+        busy.metrics = bearable + "\n"
+        await until(lambda: set(picks(house)) == {0, 1})
+        await house.prober.close()
+        await busy.stop()
+        await idle.stop()
+
+    asyncio.run(inside())
+
+
+def test_an_engine_gets_no_more_than_it_takes(engine_double, pen, until):
+    async def inside():
+        engine = await engine_double().start()
+        house = House(FAST, pen)
+        member = house.add(engine.url, max_in_flight=2)
+        await until(lambda: house.state() is State.READY)
+        assert picks(house) == [0, 0, None, None]
+        member.engine = Engine(url=engine.url, max_in_flight=3)
+        house.prober.limit(member)
+        assert picks(house) == [0, 0, 0, None]
+        await house.prober.close()
+        await engine.stop()
+
+    asyncio.run(inside())
 
 
 def test_an_engine_that_answers_nothing_opens(scene, until):
