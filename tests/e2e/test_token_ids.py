@@ -287,7 +287,7 @@ def test_the_grace_ends_while_ids_are_made(play, script):
         house.worker.plane.cut()
         answer = await waiting
         assert answer.status == 503
-        assert answer.reason == "drain_grace_over"
+        assert answer.reason == "draining"
 
     play(with_slow_ids(scene, 20.0), engine)
     assert not engine.asked

@@ -32,7 +32,7 @@ def queued(n: int, tokens: int) -> Work:
 def table(work: list[Work], rows: dict[int, dict[str, Any]] | None = None) -> Table:
     made = Table(bytearray(Table.size(1)), 1)
     for slot, one in enumerate(work):
-        made.set_row(slot, state=State.READY, share=1.0, identity=slot, profile=PROFILE)
+        made.set_row(slot, state=State.READY, share=1.0, identity=slot + 1, profile=PROFILE)
         made.set_row(slot, **(rows or {}).get(slot, {}))
         made.set_work(0, slot, one)
     return made

@@ -64,7 +64,7 @@ def test_every_key_reaches_its_place(in_folder):
     assert config.aliases() == {"fast": {"small": 1.0}, "split": {"small": 9, "large": 1}}
     assert config.to_keys() == [
         Key("team", bytes.fromhex(DIGEST), ["fast"], "exact"),
-        Key("batch", bytes.fromhex(DIGEST[::-1]), [], "", 3),
+        Key("batch", bytes.fromhex(DIGEST[::-1]), [], "", priority=3),
     ]
     settings = config.to_settings("127.0.0.1:1")
     assert (settings.body_bytes, settings.event_s) == (1000, 7.0)

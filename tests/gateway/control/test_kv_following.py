@@ -14,7 +14,7 @@ from engines.tokens.probes import PROBES
 from gateway._shared import Shared
 from gateway.caches import Caches
 from gateway.config import Engine
-from gateway.config.schema import Health, ModelRule
+from gateway.config.schema import Health, ModelRule, Overload
 from gateway.fleet import Fleet
 from gateway.kv_following import KvFollowing
 from gateway.messages import Sent
@@ -55,6 +55,7 @@ class House:
             self.fleet,
             self.caches,
             Health(interval_s=0.1, timeout_s=2.0, models_interval_s=0.2),
+            Overload(),
             self._on_change,
             lambda condemn: None,
             lambda member: None,

@@ -314,7 +314,7 @@ def test_an_engine_gets_no_more_than_it_takes(engine_double, pen, until):
         await until(lambda: house.state() is State.READY)
         assert picks(house) == [0, 0, None, None]
         member.engine = Engine(url=engine.url, max_in_flight=3)
-        house.prober.limit(member)
+        house.prober.refit(member)
         assert picks(house) == [0, 0, 0, None]
         await house.prober.close()
         await engine.stop()
@@ -429,7 +429,7 @@ def test_a_row_has_its_labels(engine_double, pen, until):
         assert policy.choose(house.table, [0], labels=member.labels) == 0
         assert policy.choose(house.table, [0], labels=1 << 1) is None
         member.labels = 1 << 1
-        house.prober.relabel(member)
+        house.prober.refit(member)
         assert policy.choose(house.table, [0], labels=1 << 1) == 0
         await house.prober.close()
         await engine.stop()
