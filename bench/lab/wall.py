@@ -41,6 +41,7 @@ ROWS = (
     ("TTFT p50, s", "ttft_p50_s", "{:.3f}", 1.0),
     ("TTFT p90, s", "ttft_p90_s", "{:.3f}", 1.0),
     ("TPOT mean, ms", "tpot_mean_s", "{:.1f}", 1e3),
+    ("TPOT p50, ms", "tpot_p50_s", "{:.1f}", 1e3),
     ("TPOT p90, ms", "tpot_p90_s", "{:.1f}", 1e3),
     ("E2E p50, s", "e2e_p50_s", "{:.2f}", 1.0),
     ("E2E p90, s", "e2e_p90_s", "{:.2f}", 1.0),

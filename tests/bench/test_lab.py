@@ -1,7 +1,6 @@
 """The lab: traces as they are read, runs that lose nothing and repeat, figures that are right."""
 
 import json
-from array import array
 from pathlib import Path
 
 import msgspec
@@ -9,11 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.lab import wall
 from bench.lab.__main__ import ABLATIONS, main
 from bench.lab.figures import figures_of
 from bench.lab.run import Case, Done, load, run_all, save
 from bench.lab.traces import MADE_UP, Arrival, arrivals_of, made_up, read_trace
+from bench.lab.wall import prompt_of
 from bench.lab.world import Plan, Served, World
+from engines.sim.text import tokenize
 from router import POLICIES
 
 MOONCAKE = [
@@ -187,14 +189,14 @@ def test_gateways_hear_of_each_other_after_the_delay() -> None:
         served = world.run(arrivals[:150])
         assert len(served) == 150
         last_s = max(one.end_s for one in served)
-        world.run([msgspec_free(arrivals[150], last_s + 10)])
+        world.run([at(arrivals[150], last_s + 10)])
         return sum(gateway.table.work(1, pod)[0] for gateway in world.gateways for pod in range(3))
 
     assert seen(0.05) in (0, 1)  # all that ended has been heard of
     assert World(msgspec.structs.replace(SMALL, gateways=2, bus_delay_s=-1)).run(arrivals)
 
 
-def msgspec_free(arrival: Arrival, at_s: float) -> Arrival:
+def at(arrival: Arrival, at_s: float) -> Arrival:
     return Arrival(at_s, arrival.prompt_tokens, arrival.output_tokens, arrival.blocks)
 
 
@@ -326,11 +328,23 @@ def test_without_matplotlib_it_says_what_to_install(
     assert "pip install 'headgate[lab]'" in capsys.readouterr().err
 
 
-def test_keys_are_spread_over_64_bits() -> None:
-    """Small block numbers as they are would all fall into a corner of the index."""
-    world = World(SMALL)
-    world.run([Arrival(0.0, 5000, 1, tuple(range(9)))])
-    (caches,) = [cache.keys() for cache in world.gateways[0].caches if cache.keys()]
-    assert len(caches) == 9
-    assert array("Q", caches).itemsize == 8
-    assert sum(key > 1 << 60 for key in caches) > 4
+# By the clock
+
+
+def test_texts_share_what_blocks_share() -> None:
+    one = prompt_of(Arrival(0.0, 1100, 1, (3, 4)), 0)
+    other = prompt_of(Arrival(0.0, 1030, 1, (3, 5)), 1)
+    assert (len(tokenize(one)), len(tokenize(other))) == (1100, 1030)
+    assert list(tokenize(one))[:512] == list(tokenize(other))[:512]
+    assert list(tokenize(one))[512:1024] != list(tokenize(other))[512:1024]
+    assert prompt_of(Arrival(0.0, 1100, 1, (3, 4)), 2)[: 5 * 1024] == one[: 5 * 1024]
+
+
+def test_a_slice_goes_through_the_product(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["chat", "--limit", "12", "--rate", "12", "--seconds", "2", "--pods", "2"]
+    assert wall.main([*words, "--profile", "instant", "--cache-tokens", "100000"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| | lab | product |"
+    (hits,) = [line for line in lines if line.startswith("| hit ratio")]
+    assert float(hits.split("|")[3]) > 0.2
+    assert "12 requests" in lines[-1]
