@@ -16,7 +16,9 @@ it (kB), and stays the longer to meet the prompts that come meanwhile, which tak
 and go before its tokens: a stall of one second ends up as 1 / (1 - r_i); the busier the endpoints
 are (rho), the longer it makes those wait that come later (kR, the externality of an M/G/1 queue);
 and it fills a full cache with blocks that push out others, which would have been asked for again
-with odds h / (1 - h) (kM). So a cache hit is worth the more, the busier the fleet is.
+with odds h / (1 - h) (kM). rho is known of what has come, not of what comes: it counts as
+at least a half, so that equal prompts of a burst, which finds all idle, meet instead of being
+computed everywhere. So a cache hit is worth the more, the busier the fleet is.
 """
 
 from router._policy cimport Ask, Policy, hit_tokens, prompt_share
@@ -42,20 +44,22 @@ cdef class MarginalCost(Policy):
     cdef double k_memory
     cdef double decode
     cdef double regrowth
+    cdef double least_pressure
     cdef double crowding        # of this request: the same for all endpoints
     cdef double eviction
 
     def __init__(self, str name, seed=0, *, k_batch=0.1, k_pressure=3.0, k_memory=1.0, decode=1.0,
-                 regrowth=1.0):
+                 regrowth=1.0, least_pressure=0.5):
         super().__init__(name, seed)
         self.k_batch = k_batch
         self.k_pressure = k_pressure
         self.k_memory = k_memory
         self.decode = decode
         self.regrowth = regrowth
+        self.least_pressure = least_pressure
 
     cdef void prepare(self, Table table, const Ask* ask) noexcept nogil:
-        cdef double busy = min(ask.pressure, MAX_PRESSURE)
+        cdef double busy = max(self.least_pressure, min(ask.pressure, MAX_PRESSURE))
         cdef double hits = min(ask.hit_ratio, MAX_PRESSURE)
         self.crowding = min(self.k_pressure * busy / (1 - busy), MAX_CROWDING)
         self.eviction = self.k_memory * hits / (1 - hits)

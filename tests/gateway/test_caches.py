@@ -43,7 +43,8 @@ class House:
         """By what it costs to bring something new while hits are common."""
         self.table.set_row(slot, state=State.READY, share=1.0)
         ask = {"n_tokens": 100.0, "hit_ratio": 0.5}
-        return make_policy("marginal-cost").explain(self.table, [slot], **ask)[slot]["price"] > 0
+        policy = make_policy("marginal-cost", least_pressure=0.0)
+        return policy.explain(self.table, [slot], **ask)[slot]["price"] > 0
 
 
 def blocks(tokens: int) -> int:

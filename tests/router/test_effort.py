@@ -25,7 +25,7 @@ def table_of(slots: int) -> Table:
 def test_a_stall_lasts_the_longer_the_more_prompts_come(share: float, price: float) -> None:
     table = table_of(1)
     table.set_work(0, 0, (4, 0, 0.0, 0.0, 0.0, 0, 0))
-    policy = make_policy("marginal-cost")
+    policy = make_policy("marginal-cost", least_pressure=0.0)
     explained = policy.explain(table, [0], n_tokens=1000, prompt_shares={0: share})
     assert explained[0]["price"] == pytest.approx(price)
 
