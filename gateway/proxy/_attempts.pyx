@@ -119,6 +119,7 @@ cdef class Attempts:
     cdef int again(self, Request request, int cause, Pool pool, double now_s) except? -9:
         cdef int slot, verdict
         self.fresh = False
+        self.ask.now_s = now_s
         if cause in DEATHS:
             self.deaths += 1
         verdict = retry.decide(cause, refreshed=self.refreshed, redispatched=self.redispatched,
