@@ -232,7 +232,7 @@ cdef class Exchange(Sink):
         what = f"the model '{name}'" if name else "this path"
         text = f"{self.attempts.ask.n_slots} known for {what}, none of them ready"
         labels = self.plane.label_texts(self.request.course.labels | self.request.key_labels)
-        return f"{text} and labelled {', '.join(labels)}" if labels else text
+        return f"{text} and with {' and '.join(labels)}" if labels else text
 
     cdef int _dispatch(self, int slot) except -1:
         cdef Upstream upstream
