@@ -108,12 +108,12 @@ cdef class Exchange(Sink):
 
     cdef int _make_ids(self) except -1:
         self.stage = Stage.HELD
-        self.account.leave()
-        # Whatever the answer, `_on_ids` is called: perhaps before this returns.
         self.job = make_ids(self.plane, self.request, self._on_ids)
-        return 0
+        return self._route() if self.job is None else 0
 
     def _on_ids(self, ids):
+        if self.job is None:
+            return              # None at once: `_make_ids` goes on
         self.job = None
         self.account.enter()
         try:
@@ -121,6 +121,8 @@ cdef class Exchange(Sink):
                 self.request.take_ids(ids)
                 self.attempts.ask.n_tokens = self.request.prompt.n_tokens
             self._route()
+            if self.account.is_open:
+                self.account.leave()
         except Exception as error:
             self.on_error(error)
 
