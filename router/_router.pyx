@@ -54,7 +54,9 @@ cdef class Router:
         if self.reads_prompts:
             ask.pressure = scale * demand.pressure(ask.n_slots, ask.now_s)
             ask.effort = self.effort.seconds
-            ask.effort_share = scale * self.effort.share_of(ask.now_s)
+            # Not times `scale`: others put theirs elsewhere, and guesses at where cost more than
+            # they bring (measured with four gateways).
+            ask.effort_share = self.effort.share_of(ask.now_s)
             ask.hit_ratio = demand.hit_ratio()
         slot = self.policy.pick(self.table, ask)
         if slot >= 0:
