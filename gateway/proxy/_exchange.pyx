@@ -109,8 +109,11 @@ cdef class Exchange(Sink):
     cdef int _make_ids(self) except -1:
         self.stage = Stage.HELD
         self.account.leave()
-        # Whatever the answer, `_on_ids` is called: perhaps before this returns.
-        self.job = make_ids(self.plane, self.request, self._on_ids)
+        # Whatever the answer, `_on_ids` is called: perhaps before this returns, and then the next
+        # request of this connection may have begun, and have a job of its own.
+        job = make_ids(self.plane, self.request, self._on_ids)
+        if job is not None:
+            self.job = job
         return 0
 
     def _on_ids(self, ids):
