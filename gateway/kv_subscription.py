@@ -95,6 +95,11 @@ class KvSubscription:
         return self.state is KvState.LOST
 
     @property
+    def is_cut_off(self) -> bool:
+        """There is no connection."""
+        return bool(self._lost) and not self._deaf
+
+    @property
     def n_gaps(self) -> int:
         """Times that batches were missing."""
         return self.sequence.n_gaps
