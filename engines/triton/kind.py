@@ -11,6 +11,4 @@ TRITON = Kind(
     models_path="/v2/repository/index",
     metrics_path="/metrics",
     metrics=MetricNames(),
-    # its HTTP server keeps idle connections for long
-    keep_alive_s=30.0,
 )
