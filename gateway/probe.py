@@ -17,7 +17,7 @@ import msgspec
 
 from engines.kind import KINDS
 from engines.kv_sources import KV_SOURCES_PATH, KvSource, parse_kv_sources
-from engines.metrics_text import Scrape, read_metrics
+from engines.load import EngineLoad, LoadReader
 from engines.tokens.ask import Question
 from gateway.fleet import Member
 from gateway.health import Outcome
@@ -33,6 +33,7 @@ MAX_TEXT = 256
 """Characters of a model's name, and of what else its entry says."""
 OUR_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """We are out of something: that says nothing about the engine."""
+READERS = {name: LoadReader(kind.metrics) for name, kind in KINDS.items()}
 UNREACHABLE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
@@ -136,7 +137,7 @@ class Probe:
         config = msgspec.json.decode(body)
         return config if isinstance(config, dict) else None
 
-    async def metrics(self, member: Member) -> Scrape | None:
+    async def metrics(self, member: Member) -> EngineLoad | None:
         """Its own numbers. None: it has none, or did not say in time; that is never zero."""
         kind = KINDS[member.engine.kind]
         if kind.metrics_path is None:
@@ -144,7 +145,7 @@ class Probe:
         status, body, error = await self._ask(member, kind.metrics_path)
         if error is not None or status != 200:
             return None
-        return read_metrics(body, kind.metrics)
+        return READERS[kind.name].read(body.encode())
 
     async def kv_sources(self, member: Member) -> list[KvSource]:
         """Where it publishes its KV events, by rank. ValueError: it does not say."""

@@ -1,6 +1,7 @@
 """Triton as an endpoint: how it is probed."""
 
-from engines.habits import Kind, MetricNames
+from engines.habits import Kind
+from engines.nvidia import TRITON_METRICS
 
 __all__ = ["TRITON"]
 
@@ -10,5 +11,5 @@ TRITON = Kind(
     health_path="/v2/health/live",
     models_path="/v2/repository/index",
     metrics_path="/metrics",
-    metrics=MetricNames(),
+    metrics=TRITON_METRICS,
 )
