@@ -22,6 +22,8 @@ class Dialect(IntEnum):
     """Anthropic: `event: error`, ended by `message_stop`."""
     RESPONSES = 3
     """OpenAI responses: typed events, ended by `response.completed` and its siblings."""
+    TRITON = 4
+    """KServe's v2 protocol: `{"error": "..."}`; streams end without a mark."""
 
 
 class Body(IntEnum):
@@ -31,6 +33,8 @@ class Body(IntEnum):
     JSON = 1
     MULTIPART = 2
     """A form part named `model` (audio uploads)."""
+    PATH = 3
+    """The path names it; the body is tensors, or JSON whose members are tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,8 @@ def stream_error(
             "sequence_number": 0,
         }
         return b"event: error\ndata: " + _encode(error) + b"\n\n"
-    return b"data: " + refusal_body(dialect, status, kind, message, code) + b"\n\ndata: [DONE]\n\n"
+    event = b"data: " + refusal_body(dialect, status, kind, message, code) + b"\n\n"
+    return event if dialect == Dialect.TRITON else event + b"data: [DONE]\n\n"
 
 
 def _error(
@@ -118,6 +123,8 @@ def _error(
     if dialect == Dialect.MESSAGES:
         name = _MESSAGES_TYPES.get(status, "api_error")
         return {"type": "error", "error": {"type": name, "message": message}}
+    if dialect == Dialect.TRITON:
+        return {"error": message}
     error = {"message": message, "type": kind, "param": None, "code": code or status}
     return {"error": error}
 

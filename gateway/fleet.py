@@ -263,6 +263,7 @@ def _endpoint(member: Member) -> messages.Endpoint:
         keep_alive_s=engine.keep_alive_s or KINDS[engine.kind].keep_alive_s,
         path_prefix=url.prefix,
         rank=engine.rank,
+        grpc_port=(engine.grpc_port or url.port + 1) if engine.kind == "triton" else 0,
     )
 
 

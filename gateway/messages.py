@@ -57,6 +57,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     """Put before the path of each request; from a URL such as http://host/engine-a."""
     rank: int | None = None
     """Data-parallel rank behind it that requests go to."""
+    grpc_port: int = 0
+    """Where it speaks gRPC; 0: nowhere."""
 
 
 class Model(msgspec.Struct, frozen=True):
