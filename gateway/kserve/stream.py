@@ -56,6 +56,7 @@ class Stream:
         self._writing = asyncio.Lock()
         self._sequences: dict[tuple[str, int | str], asyncio.Future[None]] = {}
         self._last: asyncio.Future[None] | None = None
+        self._is_cut_short = False
         self._ends_on_error = ("triton_grpc_error", "true") in tuple(
             context.invocation_metadata() or ()
         )
@@ -72,7 +73,7 @@ class Stream:
             raise _first(ended) from None
         finally:
             closing.cancel()
-        if self._closing.is_set():
+        if self._is_cut_short:
             refused = Refused(Reason.DRAINING)
             raise Ended(code_of(refused.status), str(refused))
 
@@ -84,7 +85,10 @@ class Stream:
         finally:
             if not reading.done():
                 reading.cancel()
-        return reading.result() if reading.done() and not reading.cancelled() else grpc.aio.EOF
+        if reading.done() and not reading.cancelled():
+            return reading.result()
+        self._is_cut_short = True
+        return grpc.aio.EOF
 
     def _begin(self, tasks: asyncio.TaskGroup, message: bytes) -> None:
         try:
