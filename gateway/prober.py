@@ -143,6 +143,12 @@ class Prober:
         self._following.forget(member)
         self._caches.open(member, PROFILES[member.engine.profile])
 
+    async def change_repository(self, member: Member, path: str, body: bytes) -> tuple[int, bytes]:
+        """See Probe; its models are read again at once."""
+        answer = await self._probe.change_repository(member, path, body)
+        self.watches[member.slot].models_s = -1.0e9
+        return answer
+
     async def close(self) -> None:
         """Stop everything."""
         tasks = [self._ticker, *(w.task for w in self.watches.values() if w.task is not None)]

@@ -63,6 +63,9 @@ class Listen(Struct, frozen=True, kw_only=True):
     """Address to bind. Loopback, so that nothing is open to a network by accident."""
     port: Port = 8080
     """TCP port; 0: any free one, told at start."""
+    grpc_port: Port | None = None
+    """TCP port for KServe's v2 protocol over gRPC, as Triton speaks it, on the same address; 0: any
+    free one. Default: none."""
     backlog: Count = 4096
     """Connections the kernel queues per worker; a reconnecting client fleet comes all at once, and
     the kernel cuts it down to net.core.somaxconn."""
