@@ -44,7 +44,7 @@ check: $(BUILT) ## Lint, types, architecture
 	$(BIN)/python -m pytest -q tests/test_cimports.py
 
 test: $(BUILT) ## The test suite (ARGS='-k name' picks some)
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q -n auto --dist loadfile $(ARGS)
 
 test-engines: $(BUILT) ## Against real engines, where the machine can have them
 	$(BIN)/python -m pytest -q tests/triton tests/vllm -m engines $(ARGS)

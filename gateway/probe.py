@@ -10,14 +10,16 @@ import os
 import socket
 import ssl
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
 
 from engines.kind import KINDS
 from engines.kv_sources import KV_SOURCES_PATH, KvSource, parse_kv_sources
-from engines.metrics_text import Scrape, read_metrics
+from engines.load import EngineLoad, LoadReader
 from engines.tokens.ask import Question
+from engines.triton.kind import TRITON
 from gateway.fleet import Member
 from gateway.health import Outcome
 from gateway.version import VERSION
@@ -30,8 +32,11 @@ MAX_MODELS = 1024
 """Of one engine: a base model and its adapters."""
 MAX_TEXT = 256
 """Characters of a model's name, and of what else its entry says."""
+LOAD_S = 600.0
+"""Until a model is loaded: large ones take minutes."""
 OUR_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """We are out of something: that says nothing about the engine."""
+READERS = {name: LoadReader(kind.metrics) for name, kind in KINDS.items()}
 UNREACHABLE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
@@ -82,8 +87,9 @@ class Probe:
 
     async def models(self, member: Member) -> tuple[list[dict[str, Any]] | None, Outcome, str]:
         """Entries of its model list; None and what was met if it cannot be read."""
-        path = KINDS[member.engine.kind].models_path
-        status, body, error = await self._ask(member, path)
+        kind = KINDS[member.engine.kind]
+        path = kind.models_path
+        status, body, error = await self._ask(member, path, kind.models_body)
         if error is not None:
             return None, error, body
         if status in (401, 403):
@@ -91,15 +97,26 @@ class Probe:
         if status != 200:
             return None, Outcome.ILL, f"{path} answers {status}"
         try:
-            listed = msgspec.json.decode(body)["data"]
+            listed = msgspec.json.decode(body)
+            listed = listed["data"] if kind.models_body is None else map(_from_index, listed)
             entries = [_plain(entry) for entry in listed if _is_named(entry)]
+            if kind is TRITON:
+                await self._add_configs(member, entries)
         except (ValueError, KeyError, TypeError, RecursionError):
             return None, Outcome.ILL, f"{path} answers something that is no model list"
         if len(entries) > MAX_MODELS:
             return None, Outcome.ILL, f"{path} lists {len(entries)} models; {MAX_MODELS} are taken"
         return entries, Outcome.GOOD, f"{len(entries)} models"
 
-    async def metrics(self, member: Member) -> Scrape | None:
+    async def _add_configs(self, member: Member, entries: list[dict[str, Any]]) -> None:
+        """Each model's configuration, which tells whether and how it generates text."""
+        for entry in entries:
+            path = f"/v2/models/{quote(entry['id'], safe='')}/config"
+            status, body, error = await self._ask(member, path)
+            if error is None and status == 200:  # else it was unloaded since
+                entry["triton_config"] = msgspec.json.decode(body)
+
+    async def metrics(self, member: Member) -> EngineLoad | None:
         """Its own numbers. None: it has none, or did not say in time; that is never zero."""
         kind = KINDS[member.engine.kind]
         if kind.metrics_path is None:
@@ -107,7 +124,7 @@ class Probe:
         status, body, error = await self._ask(member, kind.metrics_path)
         if error is not None or status != 200:
             return None
-        return read_metrics(body, kind.metrics)
+        return READERS[kind.name].read(body.encode())
 
     async def kv_sources(self, member: Member) -> list[KvSource]:
         """Where it publishes its KV events, by rank. ValueError: it does not say."""
@@ -124,10 +141,21 @@ class Probe:
         status, answer, error = await self._ask(member, question.path, body)
         return None if error is not None else (status, answer.encode())
 
+    async def change_repository(self, member: Member, path: str, body: bytes) -> tuple[int, bytes]:
+        """Have a model loaded or unloaded: status and answer; status 0: there was no answer."""
+        status, answer, error = await self._ask(member, path, body, timeout_s=LOAD_S)
+        return (0 if error is not None else status), answer.encode()
+
     async def _ask(
-        self, member: Member, path: str, body: bytes | None = None
+        self,
+        member: Member,
+        path: str,
+        body: bytes | None = None,
+        *,
+        timeout_s: float | None = None,
     ) -> tuple[int, str, Outcome | None]:
         """GET, or POST of JSON: (status, body, None), or (0, what happened, outcome)."""
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
         url, engine = member.url, member.engine
         host = f"[{member.address}]" if ":" in member.address else member.address
         target = f"{'https' if url.tls else 'http'}://{host}:{url.port}{url.prefix}{path}"
@@ -145,14 +173,14 @@ class Probe:
                 data=body,
                 headers=headers,
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=self.timeout_s),
+                timeout=aiohttp.ClientTimeout(total=timeout_s),
                 ssl=self._context(engine.ca_file) if url.tls else True,
                 server_hostname=(engine.server_name or url.host) if url.tls else None,
             ) as response:
                 page = await _bounded(response)
                 return response.status, page.decode("utf-8", "replace"), None
         except TimeoutError:
-            return 0, f"{path} does not answer within {self.timeout_s:g} s", Outcome.SILENT
+            return 0, f"{path} does not answer within {timeout_s:g} s", Outcome.SILENT
         except aiohttp.ClientConnectorError as error:
             cause = error.os_error
             if cause.errno in OUR_FAULTS:
@@ -167,6 +195,16 @@ class Probe:
         if ca_file not in self._contexts:
             self._contexts[ca_file] = ssl.create_default_context(cafile=ca_file or None)
         return self._contexts[ca_file]
+
+
+def _from_index(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of KServe's repository index as one of OpenAI's list of models."""
+    return {
+        "id": entry["name"],
+        "object": "model",
+        "owned_by": "triton",
+        "version": entry.get("version"),
+    }
 
 
 def _is_named(entry: object) -> bool:
