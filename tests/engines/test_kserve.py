@@ -155,7 +155,7 @@ def test_infer_request(name):
 
 @pytest.mark.parametrize("request_", [b"\xff", b"\x0a\x05ab", b"\x0b", b"\x0a\xff\xff\xff\xff\xff"])
 def test_no_protobuf(request_):
-    with pytest.raises(ValueError, match="a (field|number) "):
+    with pytest.raises(ValueError, match=r"a (field|number) "):
         read_infer(request_)
 
 
