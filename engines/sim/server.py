@@ -268,6 +268,8 @@ class SimEngine:
 
     def _step(self) -> None:
         self._step_timer = None
+        if not self._steps:
+            return  # asleep since the step was planned; `wake` plans the next one
         loop = asyncio.get_running_loop()
         due_s, now_s = self.core.next_at_s, monotonic()
         if due_s is not None and 0 < due_s - now_s < 0.001:

@@ -198,6 +198,25 @@ def test_sleep_ends_what_runs_and_looks_healthy(sim, until):
     sim(scenario, **SLOW)
 
 
+def test_a_step_that_was_planned_before_sleep_is_not_made(sim, until):
+    async def scenario(engine, client):
+        running = asyncio.create_task(client.post("/v1/completions", json=LONG))
+        await until(lambda: engine.state()["running"] == 1)
+        engine.interrupt()
+        engine.asleep = True
+        steps = engine.state()["core_steps"]
+        await running
+        waiting = asyncio.create_task(client.post("/v1/completions", json=SHORT))
+        await until(lambda: engine.state()["waiting"] == 1)
+        await asyncio.sleep(0.1)
+        assert engine.state()["core_steps"] == steps
+        engine.asleep = False
+        engine.wake()
+        assert (await waiting).status_code == 200
+
+    sim(scenario, **SLOW)
+
+
 def test_pause_can_keep_what_runs(sim, until):
     async def scenario(engine, client):
         body = {**SHORT, "max_tokens": 30}
