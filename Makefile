@@ -2,6 +2,7 @@
 #
 #   make PYTHON=python3.12 build     another interpreter
 #   make demo ONCE=1                 end after the requests instead of serving on
+#   make lab TRACE=trace.jsonl       a trace instead of made-up chats
 
 SHELL := /bin/sh
 PYTHON ?= python3
@@ -9,6 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 ONCE ?=
+TRACE ?= chat --limit 10000 --rates 7,9 --seeds 1
 ARGS ?=
 
 PACKAGES := gateway router engines scaler bench
@@ -20,7 +22,7 @@ BUILT := $(VENV)/.built
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help preflight build demo check test test-engines soak bench dist clean
+.PHONY: help preflight build demo check test test-engines soak bench lab dist clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +54,9 @@ soak: $(BUILT) ## Long runs: leaks, drift, churn
 
 bench: $(BUILT) ## Measure
 	$(BIN)/python -m bench.run $(ARGS)
+
+lab: $(BUILT) ## Policies side by side in virtual time (TRACE=file; ARGS='--ablate')
+	$(BIN)/python -m bench.lab $(TRACE) $(ARGS)
 
 dist: $(BUILT) ## Source archive, and a wheel built from it, in dist/
 	rm -rf dist

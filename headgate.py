@@ -1,9 +1,10 @@
 """The command line. Each subcommand imports what it needs, and nothing before it is called."""
 
+import json
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -158,6 +159,88 @@ def _on_off(token: object) -> str:
     return "/admin with a token" if token else "/admin off (no token)"
 
 
+@main.command()
+@click.option(
+    "--config",
+    "config_path",
+    metavar="FILE",
+    envvar="HEADGATE_CONFIG",
+    help="The gateway's own file: where its admin port is, and the token.",
+)
+@click.option(
+    "--prompt-file",
+    type=click.File("r", encoding="utf-8"),
+    required=True,
+    metavar="FILE|-",
+    help="A request's JSON body, or a plain prompt.",
+)
+@click.option("--model", help="Asked for, if the file does not say.")
+@click.option("--path", metavar="PATH", help="Asked on.  [default: by the body's fields]")
+@click.option(
+    "--header",
+    "-H",
+    "headers",
+    multiple=True,
+    metavar="'NAME: VALUE'",
+    help="A header of the request, such as 'x-session-id: 7'; repeat for more.",
+)
+@click.option("--key", default="", metavar="NAME", help="Asked with the client key of this name.")
+@click.option(
+    "--admin", metavar="URL", help="The gateway's admin port.  [default: by the configuration]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+def explain(
+    config_path: str | None,
+    prompt_file: TextIO,
+    model: str | None,
+    path: str | None,
+    headers: tuple[str, ...],
+    key: str,
+    admin: str | None,
+    as_json: bool,
+) -> None:
+    """Say where a running gateway would send a request now, and why.
+
+    The gateway's own code weighs it, with the load and the caches as they are at this moment;
+    nothing is sent to an engine. Per engine: what it would cost and of which terms, prompt tokens
+    that are cached there, and why it may not have the request. The exit code is 1 if the request
+    would be refused, or if no gateway answers.
+
+    \b
+    Examples:
+        headgate explain --config headgate.yaml --prompt-file request.json
+        headgate explain --config headgate.yaml --prompt-file prompt.txt --model qwen3-8b
+        headgate explain --prompt-file request.json -H 'x-session-id: 7' --json
+    """
+    from gateway.explain import ExplainError, Question, ask, read_prompt, table
+
+    config = _loaded(_loader(config_path, {}))
+    fields = []
+    for header in headers:
+        name, colon, value = header.partition(":")
+        if not colon or not name.strip():
+            raise click.UsageError(f"--header: expected 'NAME: VALUE', got {header!r}")
+        fields.append((name.strip(), value.strip()))
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.admin.host, config.admin.host)
+    place = f"[{host}]" if ":" in host else host
+    try:
+        asked_on, body = read_prompt(prompt_file.read(), model, path)
+    except UnicodeDecodeError:
+        raise click.UsageError("--prompt-file: is not UTF-8 text") from None
+    question = Question(asked_on, body, fields, key)
+    try:
+        answer = ask(
+            admin or f"http://{place}:{config.admin.port}", config.admin.token.reveal(), question
+        )
+    except ExplainError as error:
+        raise click.ClickException(str(error)) from None
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+    else:
+        click.echo(table(answer))
+    sys.exit(1 if answer.get("refused") else 0)
+
+
 @main.group()
 def keys() -> None:
     """Make clients' keys; only digests go into the configuration."""
@@ -249,6 +332,12 @@ def keys_digest() -> None:
 @click.option("--keep-alive-s", type=float, default=None, help="Idle connections close after this.")
 @click.option("--api-key", default=None, help="Wanted as bearer token on /v1.")
 @click.option("--seed", type=int, default=None, help="Equal seeds give equal answers.")
+@click.option(
+    "--kv-events", default=None, help="Publish KV events at tcp://*:PORT; replicas count up."
+)
+@click.option(
+    "--kv-replay", default=None, help="Replay missed ones at tcp://*:PORT; replicas count up."
+)
 @click.option("--until-eof", is_flag=True, hidden=True, help="End when standard input does.")
 def sim(host: str, ports: tuple[int, ...], replicas: int, until_eof: bool, **fields: Any) -> None:
     """Run simulated engines: vLLM seen from outside, without a GPU.
@@ -265,7 +354,10 @@ def sim(host: str, ports: tuple[int, ...], replicas: int, until_eof: bool, **fie
         _exit_at_eof()
     given = {name: value for name, value in fields.items() if value is not None}
     try:
-        configs = [SimConfig(name=f"sim-{index}", **given) for index in range(replicas)]
+        configs = [
+            SimConfig(name=f"sim-{index}", **given | _kv_endpoints(given, index))
+            for index in range(replicas)
+        ]
         run(configs, host, _ports(ports, replicas))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
@@ -279,6 +371,16 @@ def _ports(ports: tuple[int, ...], replicas: int) -> list[int]:
     if len(ports) != 1:
         raise click.UsageError(f"give one --port, or one for each of {replicas} replicas")
     return [ports[0] + index if ports[0] else 0 for index in range(replicas)]
+
+
+def _kv_endpoints(given: dict[str, Any], replica: int) -> dict[str, str]:
+    """Each replica's own ports for KV events; 0 is any port, for all of them."""
+    endpoints = {}
+    for name in ("kv_events", "kv_replay"):
+        host, _, port = str(given.get(name, "")).rpartition(":")
+        if port.isdecimal() and int(port):
+            endpoints[name] = f"{host}:{int(port) + replica}"
+    return endpoints
 
 
 def _exit_at_eof() -> None:

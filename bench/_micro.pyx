@@ -4,11 +4,11 @@ This module alone in bench reaches into the product: a loop in Python would cost
 measures. It measures; nothing imports it but the files in bench/micro.
 """
 
-from time import perf_counter_ns
+from time import perf_counter_ns, thread_time_ns
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memset
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, uint64_t
 
 from gateway.http._body cimport Step, Walker, walk, walk_request, walk_response
 from gateway.http._events cimport EndMark, Scanner
@@ -16,7 +16,13 @@ from gateway.http._head cimport FieldId, Head, head_end, parse_request, parse_re
 from gateway.http._write cimport Buffer
 from gateway.proxy._envelope cimport Envelope, read_envelope
 from gateway.proxy._relay cimport BodyKind, Relay
+from router._booking cimport Booking
+from router._demand cimport Demand
+from router._hash cimport root_of
+from router._index cimport Matcher
+from router._keying cimport TEXT_BLOCK_BYTES, Prompt
 from router._policy cimport Ask, Policy
+from router._router cimport Router
 from router._table cimport MAX_SLOTS, Table
 
 KINDS = {"events": BodyKind.EVENTS, "json": BodyKind.JSON, "opaque": BodyKind.OPAQUE}
@@ -143,6 +149,65 @@ def pick_ns(Policy policy not None, Table table not None, int n_slots, int round
     if slot < 0:
         raise ValueError("none of the slots may be taken")
     return elapsed / rounds
+
+
+def decisions_ns(Router router not None, bytes namespace not None, list texts not None,
+                 int n_slots, int rounds):
+    cdef int32_t[MAX_SLOTS] slots
+    cdef Ask ask
+    cdef Booking booking
+    cdef Demand demand = Demand()
+    cdef Prompt prompt = Prompt()
+    cdef uint64_t root = root_of(PyBytes_AS_STRING(namespace), PyBytes_GET_SIZE(namespace))
+    cdef bytes text
+    cdef int i, at, slot
+    cdef double now_s = 100, hits = 0
+    if not 0 < n_slots <= MAX_SLOTS:
+        raise ValueError(f"1 to {MAX_SLOTS} slots")
+    for i in range(n_slots):
+        slots[i] = i
+    taken = []
+    for at in range(rounds):
+        text = texts[at % len(texts)]
+        now_s += 0.001
+        started = thread_time_ns()
+        memset(&ask, 0, sizeof(Ask))
+        ask.slots = slots
+        ask.n_slots = n_slots
+        ask.home = -1
+        ask.now_s = now_s
+        prompt.begin(root, PyBytes_GET_SIZE(text))
+        prompt.feed_json(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+        prompt.n_tokens = prompt.n_bytes / 4.0
+        prompt.block_tokens = TEXT_BLOCK_BYTES / 4.0
+        slot = router.pick(&ask, prompt, demand)
+        if slot < 0:
+            raise ValueError("none of the slots may be taken")
+        router.book(&booking, slot, &ask, router.last_hit_tokens, prompt, demand, True)
+        taken.append(thread_time_ns() - started)
+        hits += router.last_hit_tokens
+        router.booker.release(&booking, now_s)
+        prompt.clear()
+    if router.reads_prompts and hits == 0:
+        raise ValueError("nothing of the prompts is held anywhere")
+    return taken
+
+
+def match_ns(Matcher matcher not None, list prompts not None, int n_slots, int rounds):
+    cdef int32_t[MAX_SLOTS] slots
+    cdef const uint64_t[::1] keys
+    cdef int i, at
+    cdef size_t n_blocks = 0
+    if not 0 < n_slots <= MAX_SLOTS:
+        raise ValueError(f"1 to {MAX_SLOTS} slots")
+    for i in range(n_slots):
+        slots[i] = i
+    started = perf_counter_ns()
+    for at in range(rounds):
+        keys = prompts[at % len(prompts)]
+        matcher.match(&keys[0], keys.shape[0], slots, n_slots)
+        n_blocks += matcher.n_walked
+    return (perf_counter_ns() - started) / n_blocks
 
 
 def build_ns(bytes data not None, int rounds, bint is_request=True):

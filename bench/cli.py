@@ -173,3 +173,12 @@ def report(arguments: tuple[str, ...]) -> None:
     from bench.report import main
 
     sys.exit(main(arguments))
+
+
+@bench.command(context_settings=PASSED_ON, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def lab(arguments: tuple[str, ...]) -> None:
+    """Compare policies on a virtual clock (--help: options)."""
+    from bench.lab.__main__ import main
+
+    sys.exit(main(arguments))

@@ -75,7 +75,7 @@ WORKLOADS = {
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What to measure."""
 
-    proxies: Sequence[str] = ("headgate", "nginx", "sglang-router")
+    proxies: Sequence[str] = ("headgate", "headgate-least-requests", "nginx", "sglang-router")
     workloads: Sequence[str] = tuple(WORKLOADS)
     rounds: int = 5
     seconds: float = 3.0

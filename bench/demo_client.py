@@ -38,7 +38,9 @@ class Answer:
         """Read what the gateway says about its decision."""
         self.reason = headers.get("x-headgate-reason", "")
         words = dict(
-            word.partition("=")[::2] for word in headers.get("x-headgate-decision", "").split()
+            word.partition("=")[::2]
+            # behind the ';' are the candidates' terms
+            for word in headers.get("x-headgate-decision", "").partition(";")[0].split()
         )
         self.endpoint = words.pop("endpoint", "-")
         self.policy = words.pop("policy", "-")

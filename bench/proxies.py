@@ -63,13 +63,22 @@ class Proxy(msgspec.Struct, frozen=True):
 
 
 def headgate(place: Place) -> list[str]:
-    """The product with all features on: a key, metrics, least-requests, scrapes and probes."""
+    """The product with all features on: a key, metrics, marginal-cost, scrapes and probes."""
+    return _headgate(place, "marginal-cost")
+
+
+def headgate_least_requests(place: Place) -> list[str]:
+    """The same but for its policy, which reads no prompts."""
+    return _headgate(place, "least-requests")
+
+
+def _headgate(place: Place, policy: str) -> list[str]:
     config = {
         "listen": {"port": place.port},
         "admin": {"port": place.side_port},
         "engines": [{"url": url} for url in place.engines],
         "keys": [{"name": "bench", "digest": hashlib.sha256(KEY.encode()).hexdigest()}],
-        "policy": "least-requests",
+        "policy": policy,
         "drain": {"pre_stop_s": 0, "grace_s": 1},
         "log": {"level": "warning"},
     }
@@ -260,6 +269,12 @@ PROXIES: dict[str, Proxy] = {
     proxy.name: proxy
     for proxy in (
         Proxy("headgate", headgate, _said(sys.executable, "-m", "headgate", "--version"), True),
+        Proxy(
+            "headgate-least-requests",
+            headgate_least_requests,
+            _said(sys.executable, "-m", "headgate", "--version"),
+            True,
+        ),
         Proxy("nginx", nginx, _said("nginx", "-v")),
         Proxy("haproxy", haproxy, _said("haproxy", "-v")),
         Proxy("sglang-router", sglang_router, _pinned("sglang-router")),

@@ -30,6 +30,10 @@ MICRO_WORDS = {
 }
 
 
+DEFAULT = "headgate"
+LEAST = "headgate-least-requests"
+
+
 class Found(msgspec.Struct, frozen=True):
     """All results there are; None: not measured."""
 
@@ -49,11 +53,11 @@ class Bar(msgspec.Struct, frozen=True):
     """None: its measurement is missing."""
 
 
-def _ratio(to: str, workload: str) -> Callable[[Found], float | None]:
+def _ratio(of: str, to: str, workload: str) -> Callable[[Found], float | None]:
     def value(found: Found) -> float | None:
         if found.comparison is None:
             return None
-        return found.comparison.ratio("headgate", to, workload)
+        return found.comparison.ratio(of, to, workload)
 
     return value
 
@@ -77,11 +81,19 @@ def _idle_mb(found: Found) -> float | None:
 
 
 BARS = (
-    Bar("CPU per short request, to nginx", 1.5, "x", _ratio("nginx", "plain")),
-    Bar("CPU per short request, to sglang-router", 0.5, "x", _ratio("sglang-router", "plain")),
-    Bar("CPU per SSE event, to nginx", 1.15, "x", _ratio("nginx", "stream")),
+    Bar("CPU per short request, to nginx", 1.5, "x", _ratio(LEAST, "nginx", "plain")),
+    Bar("... with marginal-cost", 1.8, "x", _ratio(DEFAULT, "nginx", "plain")),
+    Bar(
+        "CPU per short request, to sglang-router",
+        0.5,
+        "x",
+        _ratio(LEAST, "sglang-router", "plain"),
+    ),
+    Bar("CPU per SSE event, to nginx", 1.15, "x", _ratio(LEAST, "nginx", "stream")),
+    Bar("... with marginal-cost", 1.15, "x", _ratio(DEFAULT, "nginx", "stream")),
     Bar("time to first byte added over direct, p50", 1.0, "ms", _added_ttfb_ms),
-    Bar("CPU per 220 KB request, to nginx", 1.8, "x", _ratio("nginx", "long")),
+    Bar("CPU per 220 KB request, to nginx", 1.8, "x", _ratio(LEAST, "nginx", "long")),
+    Bar("... with marginal-cost", 2.8, "x", _ratio(DEFAULT, "nginx", "long")),
     Bar(
         "streams that failed or were cut early",
         0,
@@ -183,7 +195,7 @@ def _comparison(comparison: results.Comparison) -> str:
         f"{versions}. {comparison.rounds} interleaved rounds of {comparison.seconds:g} s,"
         f" {comparison.connections} connections, two mock engines, every proxy pinned to one core."
         " Medians over the rounds; a ratio is taken within each round, then the median.\n\n"
-        f"{units}. Headgate runs with a key, metrics, probes, scrapes and least-requests; its"
+        f"{units}. Headgate runs with a key, metrics, probes and scrapes; its"
         " control process is counted in. The others run bare.\n\n"
     )
     text += comparison_table(comparison)

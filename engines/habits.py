@@ -20,6 +20,9 @@ class MetricNames:
     prompt_tokens: tuple[str, ...] = ()
     cache_info: tuple[tuple[str, str, str], ...] = ()
     """(name, label with tokens per block, label with blocks): the size of the KV cache."""
+    adapters: tuple[str, str, tuple[str, ...]] | None = None
+    """(name, label with how many LoRA adapters are kept, labels that list those in use, with
+    commas): the sample with the largest value holds."""
 
 
 @dataclass(frozen=True, slots=True)

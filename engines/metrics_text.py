@@ -11,11 +11,24 @@ from dataclasses import dataclass
 
 from engines.habits import MetricNames
 
-__all__ = ["Scrape", "read_metrics"]
+__all__ = ["AdaptersInUse", "Scrape", "read_metrics"]
 
 
 # Of one name; a page may have been made to hold up whoever reads it.
 MAX_SAMPLES = 1000
+
+
+# LoRA adapters that an engine keeps at once, at most.
+MAX_LORAS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptersInUse:
+    """LoRA adapters that have requests, running or waiting."""
+
+    max_loras: int
+    """How many the engine keeps loaded."""
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +45,7 @@ class Scrape:
     """Counter since the engine's start."""
     kv_tokens: float | None = None
     """Size of its KV cache."""
+    adapters: AdaptersInUse | None = None
 
 
 def read_metrics(text: str, names: MetricNames) -> Scrape:
@@ -43,6 +57,7 @@ def read_metrics(text: str, names: MetricNames) -> Scrape:
         generation_tokens=_first(text, names.generation_tokens),
         prompt_tokens=_first(text, names.prompt_tokens),
         kv_tokens=_cache_size(text, names),
+        adapters=_adapters(text, names),
     )
 
 
@@ -67,6 +82,26 @@ def _cache_size(text: str, names: MetricNames) -> float | None:
         if found:
             return float(sum(found)) or None
     return None
+
+
+def _adapters(text: str, names: MetricNames) -> AdaptersInUse | None:
+    if names.adapters is None:
+        return None
+    name, max_label, labels = names.adapters
+    newest = max(
+        ((value, line) for line in _lines(text, name) if (value := _value(line)) is not None),
+        default=None,
+    )
+    room = newest and _label(newest[1], max_label)
+    if not newest or not room or not room.isdecimal() or not 0 < int(room) <= MAX_LORAS:
+        return None
+    listed = [adapter for label in labels for adapter in _label(newest[1], label).split(",")]
+    return AdaptersInUse(int(room), tuple(dict.fromkeys(filter(None, listed))))
+
+
+def _label(line: str, name: str) -> str:
+    found = re.search(rf'[{{,]{name}="((?:[^"\\]|\\.)*)"', line)
+    return re.sub(r"\\(.)", r"\1", found[1]) if found else ""
 
 
 def _lines(text: str, name: str) -> Iterator[str]:

@@ -14,6 +14,12 @@ VLLM = Kind(
         kv_usage=("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
         generation_tokens=("vllm:generation_tokens_total", "vllm:generation_tokens"),
         prompt_tokens=("vllm:prompt_tokens_total", "vllm:prompt_tokens"),
+        # the value is the time; label sets of old times stay
+        adapters=(
+            "vllm:lora_requests_info",
+            "max_lora",
+            ("running_lora_adapters", "waiting_lora_adapters"),
+        ),
         cache_info=(("vllm:cache_config_info", "block_size", "num_gpu_blocks"),),
     ),
     dying_answers=(

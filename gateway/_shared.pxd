@@ -6,7 +6,9 @@ successor goes on in it.
 
 from libc.stdint cimport int64_t
 
+from router._adapters cimport Adapters
 from router._index cimport Index
+from router._sessions cimport Sessions
 from router._table cimport MAX_SLOTS, Table
 
 cdef enum:
@@ -57,9 +59,17 @@ cpdef enum Count:
     TICKS = 45              # of the wheel
     ACCESS_LOG_DROPPED = 46
     SENT_DROPPED = 47       # prompts that the index did not hear of
+    # prompts whose token ids were wanted, by what came of it
+    IDS_KNOWN = 48
+    IDS_UNKNOWN = 49        # a prompt that cannot be rebuilt here: images, other paths ...
+    IDS_LATE = 50
+    IDS_FULL = 51           # too many wait already
+    IDS_UNLOADED = 52       # the tokenizer is not loaded, or makes other ids than the engine
     # gauges, zeroed when a worker is lost
     BUFFERED_BYTES = 56     # of request bodies, until their response begins
     WAITING_FOR_DIAL = 57
+    HELD_REQUESTS = 58      # that wait in the gateway for an engine with room
+    HELD_BYTES = 59         # of their bodies
     N_COUNTS = 64
 
 cpdef enum:
@@ -88,6 +98,7 @@ cpdef enum ModelWord:
     M_TOKENS_IN_ESTIMATED = 92
     M_TOKENS_OUT_ESTIMATED = 93
     M_CACHED_TOKENS = 94
+    M_HELD = 96                     # histogram: waits for an engine with room
 
 # Within an endpoint's words.
 cpdef enum EndpointWord:
@@ -107,6 +118,8 @@ cdef class Shared:
     cdef object memory
     cdef readonly Table table
     cdef readonly Index index       # which endpoint holds which blocks; the control process writes
+    cdef readonly Sessions sessions     # written by all workers
+    cdef readonly Adapters adapters     # the same, and by the control process
     cdef readonly int n_workers
     cdef readonly int fd
     cdef int64_t* column(self, int worker) noexcept nogil

@@ -1,6 +1,8 @@
 from enum import IntEnum
 
+from router._adapters import Adapters
 from router._index import Index
+from router._sessions import Sessions
 from router._table import Table
 
 LATENCY_BOUNDS_S: list[float]
@@ -46,8 +48,15 @@ class Count(IntEnum):
     TICKS = 45
     ACCESS_LOG_DROPPED = 46
     SENT_DROPPED = 47
+    IDS_KNOWN = 48
+    IDS_UNKNOWN = 49
+    IDS_LATE = 50
+    IDS_FULL = 51
+    IDS_UNLOADED = 52
     BUFFERED_BYTES = 56
     WAITING_FOR_DIAL = 57
+    HELD_REQUESTS = 58
+    HELD_BYTES = 59
     N_COUNTS = 64
 
 class Area(IntEnum):
@@ -71,6 +80,7 @@ class ModelWord(IntEnum):
     M_TOKENS_IN_ESTIMATED = 92
     M_TOKENS_OUT_ESTIMATED = 93
     M_CACHED_TOKENS = 94
+    M_HELD = 96
 
 class EndpointWord(IntEnum):
     E_STATUS = 0
@@ -89,6 +99,8 @@ class Shared:
     n_workers: int
     fd: int
     index: Index
+    sessions: Sessions
+    adapters: Adapters
     def __init__(self, fd: int, n_workers: int, index_blocks: int = ...) -> None: ...
     @staticmethod
     def size(n_workers: int, index_blocks: int = ...) -> int: ...

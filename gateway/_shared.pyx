@@ -5,7 +5,9 @@ import os
 
 from libc.stdint cimport int64_t
 
+from router._adapters cimport Adapters
 from router._index cimport Index
+from router._sessions cimport Sessions
 from router._table cimport Table
 
 cdef enum:
@@ -74,7 +76,12 @@ cdef void observe(int64_t* words, const double* bounds_s, double value_s) noexce
 
 cdef size_t _index_at(int n_workers) except 0:
     """Where the prefix index begins: on a cache line of its own."""
-    return (8 * COLUMN * n_workers + Table.size(n_workers) + 63) // 64 * 64
+    return (8 * COLUMN * n_workers + Table.size(n_workers + 1) + 63) // 64 * 64
+
+
+cdef size_t _marks_at(int n_workers, size_t index_blocks) except 0:
+    """Where sessions and adapters begin."""
+    return (_index_at(n_workers) + Index.size(index_blocks, INDEX_SETS) + 63) // 64 * 64
 
 
 cdef class Shared:
@@ -90,15 +97,21 @@ cdef class Shared:
         self.memory = mmap.mmap(fd, Shared.size(n_workers, index_blocks))
         view = self.memory
         self.words = <int64_t*>&view[0]
-        self.table = Table(memoryview(self.memory)[8 * COLUMN * n_workers:], n_workers)
+        # One more column: what other gateways have put on the endpoints.
+        self.table = Table(
+            memoryview(self.memory)[8 * COLUMN * n_workers:], n_workers + 1, n_workers
+        )
         self.index = Index(
             memoryview(self.memory)[_index_at(n_workers):], index_blocks, INDEX_SETS
         )
+        marks = memoryview(self.memory)[_marks_at(n_workers, index_blocks):]
+        self.sessions = Sessions(marks)
+        self.adapters = Adapters(marks[Sessions.size():])
 
     @staticmethod
     def size(int n_workers, size_t index_blocks=INDEX_BLOCKS):
         """Bytes for so many workers; untouched pages take no memory."""
-        return _index_at(n_workers) + Index.size(index_blocks, INDEX_SETS)
+        return _marks_at(n_workers, index_blocks) + Sessions.size() + Adapters.size()
 
     @staticmethod
     def create(int n_workers, size_t index_blocks=INDEX_BLOCKS):

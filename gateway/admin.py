@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 __all__ = ["AdminServer", "make_app"]
 
 BODY_BYTES = 1 << 20
+# A prompt to be explained, in JSON in JSON.
+PROMPT_BYTES = 16 << 20
+# Of an `explain`: ours to write, or not to be seen.
+OUR_FIELDS = ("host", "content-length", "transfer-encoding", "authorization", "x-api-key")
 # From a connection's opening to its first request.
 SILENCE_S = 10.0
 NO_TOKEN = (
@@ -61,6 +65,8 @@ def make_app(control: "Control") -> ASGIApp:
             Route("/admin/endpoints/{name}/drain", routes.drain, methods=["POST"]),
             Route("/admin/endpoints/{name}/undrain", routes.undrain, methods=["POST"]),
             Route("/admin/models", routes.models),
+            Route("/admin/bus", routes.bus),
+            Route("/admin/explain", routes.explain, methods=["POST"]),
             Route("/admin/config", routes.config),
             Route("/admin/sessions", routes.sessions),
             Route("/admin/state", routes.state),
@@ -192,10 +198,13 @@ class _Routes:
             reader.errors.append("body: api_key: expected the key itself as text")
         if reader.errors:
             raise HTTPException(400, "; ".join(reader.errors))
-        try:
-            member = self._control.add(
-                msgspec.structs.replace(engine, api_key=Secret(key)), "admin"
+        engine = msgspec.structs.replace(engine, api_key=Secret(key))
+        if engine.data_parallel > 1:
+            raise HTTPException(
+                400, "body: data_parallel: add each rank by itself: {..., name: ..., rank: 0}"
             )
+        try:
+            member = self._control.add(engine, "admin")
         except FleetError as error:
             raise HTTPException(409, f"Cannot add the endpoint: {error}.") from None
         except ValueError as error:
@@ -222,6 +231,27 @@ class _Routes:
 
     async def models(self, _: Request) -> Response:
         return JSONResponse(describe_models(self._control.fleet, self._control.config))
+
+    async def bus(self, _: Request) -> Response:
+        bus = self._control.bus
+        return JSONResponse(bus.state.describe(bus.peers, time.monotonic()))
+
+    async def explain(self, request: Request) -> Response:
+        try:
+            asked = msgspec.json.decode(await _body(request, PROMPT_BYTES), type=_Explain)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise HTTPException(400, f"The body is not as expected: {error}") from None
+        body = asked.body.encode("utf-8", "surrogatepass")
+        fields = {name.lower(): value for name, value in asked.headers.items()}
+        lines = [f"POST {asked.path} HTTP/1.1", "host: explain", f"content-length: {len(body)}"]
+        lines += [f"{name}: {fields[name]}" for name in fields if name not in OUR_FIELDS]
+        if not all(line.isprintable() for line in lines):
+            raise HTTPException(400, "Path and headers must be without control characters.")
+        head = ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8")
+        answer = await self._control.supervisor.explain(head, body, asked.key)
+        if answer is None:
+            raise HTTPException(503, "No worker answers; see /ready.")
+        return Response(answer, media_type="application/json")
 
     async def config(self, _: Request) -> Response:
         return JSONResponse(show(self._control.config))
@@ -251,7 +281,8 @@ class _Routes:
         return [self._describe(watch) for watch in self._control.watches()]
 
     def _describe(self, watch: Watch) -> dict[str, Any]:
-        return describe_endpoint(watch, self._control.shared.table, time.monotonic())
+        control = self._control
+        return describe_endpoint(watch, control.shared.table, control.caches, time.monotonic())
 
     def _watch(self, request: Request) -> Watch:
         name = request.path_params["name"]
@@ -262,12 +293,21 @@ class _Routes:
         return self._control.prober.watches[member.slot]
 
 
-async def _body(request: Request) -> bytes:
+class _Explain(msgspec.Struct, forbid_unknown_fields=True):
+    """The request that /admin/explain is asked about. `key`: name of the client's key."""
+
+    body: str
+    path: str = "/v1/chat/completions"
+    headers: dict[str, str] = {}
+    key: str = ""
+
+
+async def _body(request: Request, limit: int = BODY_BYTES) -> bytes:
     pieces, size = [], 0
     async for piece in request.stream():
         size += len(piece)
-        if size > BODY_BYTES:
-            raise HTTPException(413, f"The body is larger than {BODY_BYTES} bytes.")
+        if size > limit:
+            raise HTTPException(413, f"The body is larger than {limit} bytes.")
         pieces.append(piece)
     return b"".join(pieces)
 

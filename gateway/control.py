@@ -19,9 +19,11 @@ import uvloop
 from gateway import descriptors, messages
 from gateway._shared import Area, Shared
 from gateway.access_log import AccessLog
+from gateway.bus import Bus, NoBus, RedisBus, Sharer, endpoint_hash
 from gateway.caches import Caches
-from gateway.config import Config, ConfigError, Engine, check_engine, engine_name
+from gateway.config import Config, ConfigError, Engine, check_engine, engine_name, ranks_of
 from gateway.fleet import Fleet, FleetError, Member
+from gateway.kv_following import KvFollowing
 from gateway.listener import open_listeners
 from gateway.logs import configure_logs
 from gateway.prober import Prober, Watch
@@ -35,7 +37,11 @@ log = logging.getLogger("headgate")
 
 # Keys that sockets and processes were made from: they wait for the next start.
 SHOWN_REASONS = 5
-FIXED = ("listen", "admin.host", "admin.port", "workers", "access_log")
+# How often gateways tell each other what they have put on the engines.
+SHARE_S = 0.02
+# How far apart two costs may be and still be decided by chance, where peers' load is a second old.
+MAX_DOUBT = 0.3
+FIXED = ("listen", "admin.host", "admin.port", "workers", "access_log", "bus", "index_blocks")
 # The lists of a thousand engines arrive in one second at start: not a fleet for each of them.
 PUBLISH_DELAY_S = 0.02
 
@@ -66,9 +72,15 @@ class Control:
     ) -> None:
         self.config = config
         self.started_s = time.time()
-        self.shared = Shared.create(config.workers)
+        self.shared = Shared.create(config.workers, config.index_blocks)
         self.fleet = Fleet(busy=lambda slot: self.shared.table.load(slot)["in_flight"] > 0)
-        self.caches = Caches(self.shared.table, self.shared.index)
+        self.caches = Caches(
+            self.shared.table,
+            self.shared.index,
+            self.shared.adapters,
+            self.fleet.block_tokens_of,
+            self.publish,
+        )
         self.is_draining = False
         self.access_log: AccessLog | None = None
         self.endpoint_base: dict[int, list[int]] = {}
@@ -81,6 +93,8 @@ class Control:
         self._force = asyncio.Event()
         self._pre_stop_s = config.drain.pre_stop_s
         self._publish_handle: asyncio.Handle | None = None
+        self._share_handle: asyncio.Handle | None = None
+        self._places: dict[int, int] = {}
         self._is_untold = False
         self._is_announced = False
 
@@ -99,27 +113,42 @@ class Control:
             self.fleet,
             self.caches,
             self.config.health,
+            self.config.overload,
             on_change=self.publish,
             on_condemn=lambda condemn: self.supervisor.send(condemn),
             on_left=self._on_left,
+            following=KvFollowing(
+                self.fleet, self.caches, lambda: self.config.models, self.publish
+            ),
         )
         self.supervisor = Supervisor(
             self.shared,
             self._listeners,
             _worker_arguments(self.config),
             on_access=self._on_access,
-            on_sent=self.caches.on_sent,
+            on_sent=self._on_sent,
             module=self._worker_module,
+        )
+        self.bus = self._join()
+        self.sharer = Sharer(
+            self.shared.table,
+            self.bus,
+            lambda: self._places,
+            self.caches.on_peers_sent,
+            self.config.bus.gateways,
         )
         admin = AdminServer(self, self._admin_socket)
         try:
             for engine in self.config.engines:
-                self.add(engine, "config")
+                for rank in ranks_of(engine):
+                    self.add(rank, "config")
             if sims is not None:
                 await sims.start()
                 for name, url in sims.urls.items():
                     self.add(Engine(url=url, name=name, profile="demo"), "sim")
             self.supervisor.start(self._workers_view())
+            if not self.bus.alone:
+                self._share()
             await admin.start()
             self._announce()
             self._is_announced = True
@@ -130,13 +159,42 @@ class Control:
             await self.supervisor.drain(0, 0)
             await admin.stop()
             await self.prober.close()
+            self.caches.stop()
+            if self._share_handle is not None:
+                self._share_handle.cancel()
+            await self.bus.close()
             if sims is not None:
                 await sims.stop()
             if self.access_log is not None:
                 self.access_log.close()
 
+    def _join(self) -> Bus:
+        config = self.config.bus
+        if not config.url:
+            return NoBus()
+        port = self._listeners[0].getsockname()[1]
+        return RedisBus(config.url.reveal(), config.name or f"{socket.gethostname()}:{port}")
+
+    def _share(self) -> None:
+        """What the gateways know of each other, 50 times a second."""
+        now_s = time.monotonic()
+        try:
+            self.sharer.tick(now_s)
+            doubt = min(MAX_DOUBT, MAX_DOUBT * self.sharer.doubt_s(now_s))
+            self.shared.table.set_common(self.sharer.scale(now_s), doubt)
+        except Exception:  # a bug must not stop it for good
+            log.exception("sharing load with the other gateways failed")
+        self._share_handle = self._loop.call_later(SHARE_S, self._share)
+
+    def _on_sent(self, message: messages.Sent) -> None:
+        self.caches.on_sent(message)
+        if not self.bus.alone:
+            for slot, blocks in message.each():
+                self.sharer.insert(slot, blocks)
+
     def publish(self) -> None:
         """Send the workers the present fleet within 20 ms; the calls in between are one."""
+        self._places = {endpoint_hash(m.name): m.slot for m in self.fleet.members.values()}
         if self._publish_handle is None:
             self._publish_handle = self._loop.call_later(PUBLISH_DELAY_S, self._publish)
 
@@ -218,13 +276,15 @@ class Control:
             listen=running.listen,
             workers=running.workers,
             access_log=running.access_log,
+            index_blocks=running.index_blocks,
+            bus=running.bus,
             admin=msgspec.structs.replace(
                 fresh.admin, host=running.admin.host, port=running.admin.port
             ),
         )
         self._pre_stop_s = fresh.drain.pre_stop_s
         configure_logs(fresh.log.level, fresh.log.format)
-        self.prober.configure(fresh.health)
+        self.prober.configure(fresh.health, fresh.overload)
         if self.access_log is not None:
             self.access_log.reopen()
         self.publish()
@@ -232,13 +292,23 @@ class Control:
 
     def _reconcile(self, engines: Sequence[Engine]) -> None:
         """Make the engines of source 'config' those of a list."""
-        wanted = {engine_name(engine.url, engine.name): engine for engine in engines}
+        wanted = {
+            engine_name(rank.url, rank.name): rank
+            for engine in engines
+            for rank in ranks_of(engine)
+        }
         for member in list(self.fleet.members.values()):
             if member.source != "config" or member.leaving:
                 continue
             engine = wanted.pop(member.name, None)
             if engine is not None and _same_place(engine, member.engine):
+                try:
+                    member.labels = self.fleet.label_bits(engine)
+                except FleetError as error:
+                    log.error("reload: engine %s keeps its labels: %s", member.name, error)
+                    continue
                 member.engine = engine
+                self.prober.refit(member)
                 continue
             self.remove(member)
             if engine is not None:
@@ -340,6 +410,7 @@ async def _first(wanted: asyncio.Event, other: asyncio.Event) -> bool:
 
 def _worker_arguments(config: Config) -> list[str]:
     arguments = ["--log-level", config.log.level, "--log-format", config.log.format]
+    arguments += ["--index-blocks", str(config.index_blocks)]
     listen = config.listen
     if listen.tls_cert:
         arguments += ["--tls-cert", listen.tls_cert, "--tls-key", listen.tls_key]
@@ -348,9 +419,10 @@ def _worker_arguments(config: Config) -> list[str]:
 
 def _same_place(one: Engine, other: Engine) -> bool:
     """Whether connections and health of one are the other's too."""
-    return (one.url, one.kind, one.ca_file, one.server_name) == (
+    return (one.url, one.kind, one.rank, one.ca_file, one.server_name) == (
         other.url,
         other.kind,
+        other.rank,
         other.ca_file,
         other.server_name,
     )

@@ -5,18 +5,30 @@ read a fleet without the old one, and the generation number tells the two apart 
 """
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from engines.kind import KINDS
 from gateway import messages
-from gateway.config import Config, Engine, EngineUrl, engine_name, parse_engine_url
+from gateway.config import (
+    ASK,
+    Config,
+    Engine,
+    EngineUrl,
+    engine_name,
+    label_texts,
+    parse_engine_url,
+)
 
-__all__ = ["Fleet", "FleetError", "Member"]
+__all__ = ["Fleet", "FleetError", "Member", "base_of"]
 
 MAX_SLOTS = 1024
 MAX_MODELS = 64
+# Bits of a row, but for the one that no endpoint ever has.
+MAX_LABELS = 63
+ROLE_BITS = {"role=decode": 0, "role=prefill": 1}
 QUARANTINE_S = 5.0
 # What an engine makes up anew for each answer; it would make every reading a change.
 VOLATILE = ("created", "permission")
@@ -39,8 +51,12 @@ class Member:
     """'config', 'admin' or 'sim': who added it, and so who may take it away."""
     address: str = ""
     """IP address; empty until the name is resolved."""
+    block_tokens: int = 0
+    """In a block of its KV cache, as its KV events say; 0: they did not yet."""
     models: dict[str, dict[str, Any]] | None = None
     """Its model list by id; None until it was read for the first time."""
+    labels: int = 0
+    """Its bits in the table."""
     leaving: bool = False
     """Removed as soon as nothing runs there."""
 
@@ -61,19 +77,25 @@ class Fleet:
 
     busy: Callable[[int], bool]
     members: dict[str, Member] = field(default_factory=dict)
+    samples: dict[str, tuple[messages.Sample, ...]] = field(default_factory=dict)
+    """By model with a tokenizer: what an engine made of some prompts. Missing: not asked yet."""
     _slots: list[_Slot] = field(default_factory=list)
     _model_rows: dict[str, int] = field(default_factory=dict)
+    _block_tokens: dict[str, int] = field(default_factory=dict)
+    """By model; as of the last `build`."""
+    _labels: dict[str, int] = field(default_factory=lambda: dict(ROLE_BITS))
 
     def add(self, engine: Engine, source: str, now_s: float) -> Member:
         """Give an engine a name and a slot. FleetError if it has none to get; ValueError: URL."""
         name = engine_name(engine.url, engine.name)
         if name in self.members:
             raise FleetError(f"an endpoint called '{name}' is there already")
+        labels = self.label_bits(engine)
         index = self._free_slot(now_s)
         slot = self._slots[index]
         slot.generation += 1
         url = parse_engine_url(engine.url)
-        slot.member = Member(name, engine, url, index, slot.generation, source)
+        slot.member = Member(name, engine, url, index, slot.generation, source, labels=labels)
         self.members[name] = slot.member
         return slot.member
 
@@ -99,6 +121,7 @@ class Fleet:
             slot.generation += 1
             member.generation = slot.generation
             member.models = None
+            member.block_tokens = 0
         member.address = address
 
     def set_models(self, member: Member, entries: list[dict[str, Any]]) -> bool:
@@ -113,6 +136,19 @@ class Fleet:
         member.models = new
         return changed
 
+    def label_bits(self, engine: Engine) -> int:
+        """An engine's labels as bits. FleetError: there are more labels than bits."""
+        roles = ("prefill", "decode") if engine.role == "both" else (engine.role,)
+        texts = [*(f"role={role}" for role in roles), *label_texts(engine.labels)]
+        fresh = [text for text in texts if text not in self._labels]
+        if len(self._labels) + len(fresh) > MAX_LABELS:
+            raise FleetError(
+                f"with its labels there would be more than {MAX_LABELS} different ones, over all "
+                "engines since the start"
+            )
+        # A bit is never given to another label: workers may still go by an older fleet.
+        return sum(1 << self._labels.setdefault(text, len(self._labels)) for text in texts)
+
     def model_rows(self) -> dict[str, int]:
         """Model name -> row in the shared counters, of all models ever seen."""
         return dict(self._model_rows)
@@ -126,22 +162,61 @@ class Fleet:
         """The workers' view; `admin_address` for their Settings."""
         placed = sorted((m for m in self.members.values() if m.address), key=lambda m: m.slot)
         slots: dict[str, list[int]] = {}
+        parents: dict[str, str] = {}
         for member in placed:
-            for name in member.models or {}:
+            for name, entry in (member.models or {}).items():
                 slots.setdefault(name, []).append(member.slot)
+                if (base := base_of(name, entry)) != name:
+                    parents[name] = base
         aliases = {
             alias: [messages.Choice(model, weight) for model, weight in targets.items()]
             for alias, targets in config.aliases().items()
         }
+        tokenizers = self._tokenizers(config)
+        self._block_tokens = {
+            name: _most_common(
+                member.block_tokens for member in placed if name in (member.models or {})
+            )
+            for name in slots
+            if parents.get(name, name) in tokenizers
+        }
         return messages.Fleet(
             endpoints=[_endpoint(member) for member in placed],
-            models=[messages.Model(n, self._model_row(n), slots[n]) for n in sorted(slots)],
+            models=[
+                self._model(name, slots[name], parents.get(name, "")) for name in sorted(slots)
+            ],
+            tokenizers=tokenizers,
             aliases=aliases,
             keys=config.to_keys(),
             complete=self.is_complete(),
             settings=config.to_settings(admin_address),
             models_json=_models_json(placed, aliases),
+            labels=dict(self._labels),
         )
+
+    def block_tokens_of(self, member: Member) -> int:
+        """Of the prompts that go to an endpoint; 0: they are cut by their text."""
+        return max((self._block_tokens.get(name, 0) for name in member.models or {}), default=0)
+
+    def _model(self, name: str, slots: list[int], parent: str) -> messages.Model:
+        block_tokens = self._block_tokens.get(name, 0)
+        return messages.Model(
+            name,
+            self._model_row(name),
+            slots,
+            parent,
+            tokenizer=(parent or name) if block_tokens else "",
+            block_tokens=block_tokens,
+        )
+
+    def _tokenizers(self, config: Config) -> dict[str, messages.Tokenizer]:
+        return {
+            name: messages.Tokenizer("")
+            if rule.tokenizer == ASK
+            else messages.Tokenizer(rule.tokenizer, rule.chat_template, self.samples[name])
+            for name, rule in config.models.items()
+            if rule.tokenizer == ASK or (rule.tokenizer and name in self.samples)
+        }
 
     def _free_slot(self, now_s: float) -> int:
         for index, slot in enumerate(self._slots):
@@ -157,6 +232,18 @@ class Fleet:
         if name not in self._model_rows and len(self._model_rows) == MAX_MODELS - 1:
             return MAX_MODELS - 1  # one row for all further ones
         return self._model_rows.setdefault(name, len(self._model_rows))
+
+
+def base_of(name: str, entry: dict[str, Any]) -> str:
+    """The model that an adapter belongs to, by its entry in a model list; else the model itself."""
+    parent = entry.get("parent")
+    return parent if isinstance(parent, str) and parent else name
+
+
+def _most_common(values: Iterable[int]) -> int:
+    """Of those that are not 0; 0 if there are none."""
+    counts = Counter(value for value in values if value)
+    return max(counts, key=lambda value: (counts[value], value), default=0)
 
 
 def _endpoint(member: Member) -> messages.Endpoint:
@@ -175,6 +262,7 @@ def _endpoint(member: Member) -> messages.Endpoint:
         api_key=engine.api_key.reveal(),
         keep_alive_s=engine.keep_alive_s or KINDS[engine.kind].keep_alive_s,
         path_prefix=url.prefix,
+        rank=engine.rank,
     )
 
 

@@ -5,6 +5,8 @@ sends whole states, never differences: the newest `Fleet` replaces all that came
 health and counts do not travel here: they stand in shared memory.
 """
 
+import struct
+from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
@@ -16,15 +18,19 @@ __all__ = [
     "Drain",
     "Drained",
     "Endpoint",
+    "Explain",
+    "Explained",
     "Fleet",
     "FromWorker",
     "Key",
     "Made",
     "Model",
     "Ready",
+    "Sample",
     "Sent",
     "Settings",
     "ToWorker",
+    "Tokenizer",
 ]
 
 
@@ -49,6 +55,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     """Idle connections are closed after this; below the engine's own keep-alive."""
     path_prefix: str = ""
     """Put before the path of each request; from a URL such as http://host/engine-a."""
+    rank: int | None = None
+    """Data-parallel rank behind it that requests go to."""
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -59,6 +67,32 @@ class Model(msgspec.Struct, frozen=True):
     """Row in the shared counters; MAX_MODELS - 1 for those beyond."""
     slots: list[int]
     """Endpoints that list it, ascending, whatever their state."""
+    parent: str = ""
+    """Of a LoRA adapter: its base model. Empty: it is none."""
+    tokenizer: str = ""
+    """Of `Fleet.tokenizers`: makes the token ids of its prompts; empty: go by their text."""
+    block_tokens: int = 0
+    """In a block of token ids."""
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """A request and the token ids that an engine made of its prompt."""
+
+    path: str
+    body: bytes
+    ids: bytes
+    """4 bytes each, little-endian."""
+
+
+class Tokenizer(msgspec.Struct, frozen=True):
+    """What makes the token ids of a model's prompts."""
+
+    folder: str
+    """Empty: an engine is asked for them."""
+    chat_template: str = ""
+    """File of a template other than the folder's; empty: none."""
+    samples: tuple[Sample, ...] = ()
+    """It must do as the engines do."""
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -77,6 +111,10 @@ class Key(msgspec.Struct, frozen=True):
     models: list[str] = []
     usage: str = ""
     """'observe', 'exact', or empty: as the model or the gateway says."""
+    labels: list[str] = []
+    """name=value that its requests ask of an endpoint."""
+    priority: int = 0
+    """The lowest that its requests get."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -85,6 +123,16 @@ class Settings(msgspec.Struct, frozen=True):
     policy: str = "marginal-cost"
     usage: str = "observe"
     usage_by_model: dict[str, str] = {}
+    labels_by_model: dict[str, list[str]] = {}
+    """name=value that requests for a model or an alias ask of an endpoint."""
+    client_labels: bool = False
+    adapter_load_s: float = 0.5
+    affinity_mode: str = "soft"
+    affinity_headers: tuple[str, ...] = ("x-session-affinity", "x-session-id")
+    """Lower case."""
+    affinity_cookie: str = ""
+    affinity_weight_s: float = 0.5
+    affinity_idle_s: float = 3600.0
     paths: list[str] = []
     cors_origins: list[str] = []
     decision_header: bool = False
@@ -106,6 +154,11 @@ class Settings(msgspec.Struct, frozen=True):
     client_stall_s: float = 60.0
     client_keep_alive_s: float = 75.0
     idle_connections: int = 512
+    hold_wait_s: float = 0.0
+    hold_requests: int = 1024
+    hold_bytes: int = 256 << 20
+    hold_s: float = 60.0
+    hold_no_engine_s: float = 0.0
     retry_share: float = 0.1
     retry_floor: int = 100
     retry_window_s: float = 10.0
@@ -126,6 +179,9 @@ class Fleet(msgspec.Struct, frozen=True, tag="fleet"):
     settings: Settings
     models_json: bytes
     """Body of GET /v1/models."""
+    tokenizers: dict[str, Tokenizer] = {}
+    labels: dict[str, int] = {}
+    """name=value of the endpoints -> its bit in the rows of the table."""
 
 
 class Condemn(msgspec.Struct, frozen=True, tag="condemn"):
@@ -163,6 +219,33 @@ class Sent(msgspec.Struct, frozen=True, tag="sent"):
 
     prompts: Annotated[bytes, msgspec.Meta(max_length=64 << 20)]
 
+    def each(self) -> Iterator[tuple[int, bytes]]:
+        """(slot, block hashes, 8 bytes each) of every prompt."""
+        at = 0
+        while at + 16 <= len(self.prompts):
+            slot, _, n = struct.unpack_from("=IIQ", self.prompts, at)
+            yield slot, self.prompts[at + 16 : at + 16 + 8 * n]
+            at += 16 + 8 * n
+
+
+class Explain(msgspec.Struct, frozen=True, tag="explain"):
+    """Say where a request would go now. It goes nowhere, and nothing is counted."""
+
+    number: int
+    """For the `Explained` that answers it."""
+    head: bytes
+    """As a client would send it, without credentials."""
+    body: Annotated[bytes, msgspec.Meta(max_length=64 << 20)]
+    key: str = ""
+    """Name of the key it is asked with."""
+
+
+class Explained(msgspec.Struct, frozen=True, tag="explained"):
+    """The answer to an `Explain`, as JSON."""
+
+    number: int
+    answer: Annotated[bytes, msgspec.Meta(max_length=64 << 20)]
+
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The worker serves; sent once, after its first `Fleet`."""
@@ -180,5 +263,5 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
     """Nothing runs any more; the worker exits."""
 
 
-ToWorker = Fleet | Condemn | Drain | Made
-FromWorker = Ready | Access | Drained | Made | Sent
+ToWorker = Fleet | Condemn | Drain | Made | Explain
+FromWorker = Ready | Access | Drained | Made | Sent | Explained

@@ -124,6 +124,18 @@ COUNTERS = (
         "side",
         {"client": Count.CLIENT_BYTES_OUT, "upstream": Count.UPSTREAM_BYTES_OUT},
     ),
+    Labelled(
+        "token_ids",
+        "Prompts whose token ids were wanted for routing, by what came of it.",
+        "result",
+        {
+            "known": Count.IDS_KNOWN,
+            "unknown": Count.IDS_UNKNOWN,
+            "late": Count.IDS_LATE,
+            "full": Count.IDS_FULL,
+            "unloaded": Count.IDS_UNLOADED,
+        },
+    ),
     Labelled("events", "Data events relayed in streams.", "", {"": Count.EVENTS}),
 )
 
@@ -140,6 +152,13 @@ GAUGES = (
         "",
         {"": Count.WAITING_FOR_DIAL},
     ),
+    Labelled(
+        "held_requests",
+        "Requests that wait in the gateway for an engine with room.",
+        "",
+        {"": Count.HELD_REQUESTS},
+    ),
+    Labelled("held_bytes", "Bodies of requests that wait so.", "", {"": Count.HELD_BYTES}),
 )
 
 HISTOGRAMS = (
@@ -166,6 +185,9 @@ _BY_SOURCE = "As the engine said, or estimated where it said nothing."
 BY_MODEL: tuple[Labelled | Spread, ...] = (
     Spread("time_to_first_token_seconds", "Until the first data event.", ModelWord.M_TTFT),
     Spread("inter_token_seconds", "Mean time between a stream's data events.", ModelWord.M_ITL),
+    Spread(
+        "held_seconds", "In the gateway's queue, of requests that waited there.", ModelWord.M_HELD
+    ),
     Spread("request_duration_seconds", "From head to last byte.", ModelWord.M_TOTAL),
     Labelled(
         "prompt_tokens",

@@ -98,6 +98,18 @@ def _own(control: "Control") -> Iterator[Metric]:
         "Prompts sent that the prefix index did not hear of.",
         control.shared.count(Count.SENT_DROPPED),
     )
+    if not control.bus.alone:
+        state = control.bus.state
+        yield _gauge("bus_connected", "1: other gateways can be told.", int(state.connected))
+        yield _gauge("bus_peers", "Other gateways that are heard.", len(control.bus.peers))
+        for name, words, count in (
+            ("messages_sent", "Messages to them.", state.messages_out),
+            ("messages_received", "Messages of them.", state.messages_in),
+            ("sent_bytes", "Bytes to them.", state.bytes_out),
+            ("received_bytes", "Bytes of them.", state.bytes_in),
+            ("blocks_dropped", "Blocks that did not fit into messages.", state.dropped_blocks),
+        ):
+            yield CounterMetricFamily(f"{PREFIX}bus_{name}", words, count)
     index = control.shared.index
     yield _gauge("index_blocks", "Blocks in the prefix index.", index.n_blocks)
     yield CounterMetricFamily(
@@ -242,17 +254,44 @@ def _endpoint_gauges(control: "Control", watches: list[Watch]) -> Iterator[Metri
         "As the engine itself says: running, waiting (requests), kv_usage (0 to 1).",
         labels=["endpoint", "what"],
     )
+    blocks = GaugeMetricFamily(
+        PREFIX + "endpoint_cached_blocks",
+        "Blocks of prompts that its cache is known or assumed to hold.",
+        labels=["endpoint"],
+    )
+    events = GaugeMetricFamily(
+        PREFIX + "kv_events_state",
+        "1 for the present state of an engine's KV events: live, rebuilding, replaying, lost.",
+        labels=["endpoint", "state"],
+    )
+    counts = CounterMetricFamily(
+        PREFIX + "kv_events",
+        "Of engines' KV events: batches heard, gaps, replays, clears, faults.",
+        labels=["endpoint", "what"],
+    )
     table = control.shared.table
     for watch in watches:
         name, scrape = watch.member.name, watch.scrape
         state.add_metric([name, watch.health.state.name.lower()], 1)
         share.add_metric([name], table.row(watch.member.slot)[1])
         in_flight.add_metric([name], table.load(watch.member.slot)["in_flight"])
+        blocks.add_metric([name], control.caches.n_blocks(watch.member.slot))
+        subscription = control.caches.subscription(watch.member.slot)
+        if subscription is not None:
+            events.add_metric([name, subscription.state.value], 1)
+            for what, count in (
+                ("batches", subscription.n_live),
+                ("gaps", subscription.n_gaps),
+                ("replays", subscription.n_replays),
+                ("clears", subscription.n_clears),
+                ("faults", subscription.n_faults),
+            ):
+                counts.add_metric([name, what], count)
         for what in ("running", "waiting", "kv_usage") if scrape is not None else ():
             value = getattr(scrape, what)
             if value is not None:
                 engine.add_metric([name, what], value)
-    return iter([state, share, in_flight, engine])
+    return iter([state, share, in_flight, engine, blocks, events, counts])
 
 
 def _processes(control: "Control") -> Iterator[Metric]:

@@ -1,4 +1,4 @@
-"""One look at an engine over HTTP: health, model list, metrics, address.
+"""One look at an engine over HTTP: health, model list, metrics, address, and what else it tells.
 
 OSError if we ourselves are out of descriptors or memory; nothing else is raised.
 """
@@ -15,7 +15,9 @@ import aiohttp
 import msgspec
 
 from engines.kind import KINDS
+from engines.kv_sources import KV_SOURCES_PATH, KvSource, parse_kv_sources
 from engines.metrics_text import Scrape, read_metrics
+from engines.tokens.ask import Question
 from gateway.fleet import Member
 from gateway.health import Outcome
 from gateway.version import VERSION
@@ -70,7 +72,7 @@ class Probe:
     async def health(self, member: Member) -> tuple[Outcome, str]:
         """Ask the health route. GOOD for one that does not exist: the model list decides then."""
         path = KINDS[member.engine.kind].health_path
-        status, body, error = await self._get(member, path)
+        status, body, error = await self._ask(member, path)
         if error is not None:
             return error, body
         if status in (200, 404, 405):
@@ -81,7 +83,7 @@ class Probe:
     async def models(self, member: Member) -> tuple[list[dict[str, Any]] | None, Outcome, str]:
         """Entries of its model list; None and what was met if it cannot be read."""
         path = KINDS[member.engine.kind].models_path
-        status, body, error = await self._get(member, path)
+        status, body, error = await self._ask(member, path)
         if error is not None:
             return None, error, body
         if status in (401, 403):
@@ -102,30 +104,53 @@ class Probe:
         kind = KINDS[member.engine.kind]
         if kind.metrics_path is None:
             return None
-        status, body, error = await self._get(member, kind.metrics_path)
+        status, body, error = await self._ask(member, kind.metrics_path)
         if error is not None or status != 200:
             return None
         return read_metrics(body, kind.metrics)
 
-    async def _get(self, member: Member, path: str) -> tuple[int, str, Outcome | None]:
-        """(status, body, None), or (0, what happened, outcome)."""
+    async def kv_sources(self, member: Member) -> list[KvSource]:
+        """Where it publishes its KV events, by rank. ValueError: it does not say."""
+        status, body, error = await self._ask(member, KV_SOURCES_PATH)
+        if error is not None:
+            raise ValueError(body)
+        if status != 200:
+            raise ValueError(f"{KV_SOURCES_PATH} answers {status}; name them in `kv_events`")
+        return parse_kv_sources(body, member.address)
+
+    async def ask(self, member: Member, question: Question, model: str) -> tuple[int, bytes] | None:
+        """POST a question about a model: status and answer; None: there was none."""
+        body = msgspec.json.encode({**msgspec.json.decode(question.body), "model": model})
+        status, answer, error = await self._ask(member, question.path, body)
+        return None if error is not None else (status, answer.encode())
+
+    async def _ask(
+        self, member: Member, path: str, body: bytes | None = None
+    ) -> tuple[int, str, Outcome | None]:
+        """GET, or POST of JSON: (status, body, None), or (0, what happened, outcome)."""
         url, engine = member.url, member.engine
         host = f"[{member.address}]" if ":" in member.address else member.address
         target = f"{'https' if url.tls else 'http'}://{host}:{url.port}{url.prefix}{path}"
         headers = {"Host": url.authority}
         if engine.api_key:
             headers["Authorization"] = f"Bearer {engine.api_key.reveal()}"
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        if engine.rank is not None:
+            headers["X-data-parallel-rank"] = str(engine.rank)
         try:
-            async with self._session.get(
+            async with self._session.request(
+                "GET" if body is None else "POST",
                 target,
+                data=body,
                 headers=headers,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=self.timeout_s),
                 ssl=self._context(engine.ca_file) if url.tls else True,
                 server_hostname=(engine.server_name or url.host) if url.tls else None,
             ) as response:
-                body = await _bounded(response)
-                return response.status, body.decode("utf-8", "replace"), None
+                page = await _bounded(response)
+                return response.status, page.decode("utf-8", "replace"), None
         except TimeoutError:
             return 0, f"{path} does not answer within {self.timeout_s:g} s", Outcome.SILENT
         except aiohttp.ClientConnectorError as error:

@@ -7,17 +7,19 @@ import asyncio
 import logging
 import random
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from engines.metrics_text import Scrape
 from engines.profile import PROFILES
+from gateway.bus import endpoint_hash
 from gateway.caches import Caches
 from gateway.config.schema import Health as HealthConfig
+from gateway.config.schema import Overload
 from gateway.fleet import Fleet, Member
 from gateway.health import Health, Outcome, Rules, Transition
+from gateway.kv_following import KvFollowing
 from gateway.messages import Condemn
 from gateway.probe import Probe
 from router import State, Table
@@ -72,9 +74,11 @@ class Prober:
         fleet: Fleet,
         caches: Caches,
         config: HealthConfig,
+        overload: Overload,
         on_change: Callable[[], None],
         on_condemn: Callable[[Condemn], None],
         on_left: Callable[[Member], None],
+        following: KvFollowing,
     ) -> None:
         self.watches: dict[int, Watch] = {}
         self._table = table
@@ -83,15 +87,18 @@ class Prober:
         self._learned_s = 0.0
         self._complained_s = -1.0e9
         self._config = config
+        self._overload = overload
         self._on_change = on_change
         self._on_condemn = on_condemn
         self._on_left = on_left
+        self._following = following
         self._probe = Probe(config.timeout_s)
         self._ticker = asyncio.create_task(self._tick_forever())
 
-    def configure(self, config: HealthConfig) -> None:
+    def configure(self, config: HealthConfig, overload: Overload) -> None:
         """Take other intervals and rules; states stay."""
         self._config = config
+        self._overload = overload
         self._probe.timeout_s = config.timeout_s
         for watch in self.watches.values():
             watch.health.rules = _rules(config)
@@ -111,6 +118,7 @@ class Prober:
             watch.task.cancel()
         self._table.set_row(member.slot, state=State.EMPTY)
         self._caches.close(member.slot)
+        self._following.forget(member)
 
     def drain(self, member: Member) -> None:
         """No more requests for it."""
@@ -122,6 +130,12 @@ class Prober:
         watch = self.watches[member.slot]
         self._carry_out(watch, watch.health.undrain(time.monotonic()))
         watch.nudge.set()
+
+    def refit(self, member: Member) -> None:
+        """Its labels, or how much it takes, have changed."""
+        self._table.set_row(
+            member.slot, labels=member.labels, max_in_flight=member.engine.max_in_flight
+        )
 
     async def close(self) -> None:
         """Stop everything."""
@@ -170,6 +184,8 @@ class Prober:
         self._carry_out(watch, watch.health.on_probe(time.monotonic(), outcome, text))
         if outcome is Outcome.GOOD and self._is_due(watch.scrape_s, self._config.interval_s * 0.5):
             await self._scrape(watch)
+        if outcome is Outcome.GOOD:
+            await self._following.look(self._probe, member)
 
     def _complain(self, text: str) -> None:
         """Of something that meets every probe: once a minute."""
@@ -226,13 +242,21 @@ class Prober:
 
     async def _scrape(self, watch: Watch) -> None:
         scrape = await self._probe.metrics(watch.member)
+        overloaded = scrape is not None and _is_overloaded(scrape, self._overload)
+        self._table.set_row(watch.member.slot, overloaded=overloaded)
         if scrape is None:
             return
         now_s = time.monotonic()
         watch.scrape, watch.scrape_s = scrape, now_s
+        slot = watch.member.slot
         if scrape.kv_tokens is not None:
-            self._caches.on_capacity(watch.member.slot, scrape.kv_tokens)
-        load = self._table.load(watch.member.slot)
+            self._caches.on_capacity(slot, scrape.kv_tokens)
+        if scrape.generation_tokens is not None:
+            tokens = scrape.generation_tokens + (scrape.prompt_tokens or 0.0)
+            self._caches.on_progress(slot, tokens, now_s)
+        if scrape.adapters is not None:
+            self._caches.on_adapters(slot, scrape.adapters, now_s)
+        load = self._table.load(slot)
         self._carry_out(
             watch,
             watch.health.on_scrape(
@@ -319,13 +343,24 @@ class Prober:
             share=1.0,
             generation=member.generation,
             state=State.UNKNOWN,
-            identity=zlib.crc32(member.name.encode()),
+            overloaded=False,
+            max_in_flight=member.engine.max_in_flight,
+            identity=endpoint_hash(member.name),
+            labels=member.labels,
+            max_loras=0,
         )
         self._caches.open(member, PROFILES[member.engine.profile])
 
 
 def _next_address(address: str, found: list[str]) -> str:
     return found[(found.index(address) + 1) % len(found)] if address in found else found[0]
+
+
+def _is_overloaded(scrape: Scrape, bounds: Overload) -> bool:
+    """What an engine says of itself; what it does not say is not counted against it."""
+    return bool(
+        0 < bounds.waiting <= (scrape.waiting or 0) or 0 < bounds.kv_usage <= (scrape.kv_usage or 0)
+    )
 
 
 def _rules(config: HealthConfig) -> Rules:

@@ -8,7 +8,7 @@ clients' own retry rules do the right thing.
 from enum import IntEnum
 from typing import NamedTuple
 
-__all__ = ["REASONS", "Reason", "Words"]
+__all__ = ["FROM_QUEUE", "REASONS", "Reason", "Words"]
 
 
 class Reason(IntEnum):
@@ -35,6 +35,10 @@ class Reason(IntEnum):
     FORBIDDEN_FIELD = 18
     DRAINING = 19
     UNKNOWN_RESPONSE = 20
+    BAD_LABELS = 24
+    BAD_PRIORITY = 21
+    HOLD_FULL = 22
+    HOLD_TIMEOUT = 23
     # after dispatch: the request fails
     CONNECT_FAILED = 32
     UPSTREAM_LOST = 33
@@ -43,6 +47,7 @@ class Reason(IntEnum):
     EVENT_TIMEOUT = 36
     ENDPOINT_CONDEMNED = 37
     DRAIN_GRACE_OVER = 38
+    TURNED_AWAY = 39
     WORKER_LOST = 40
     INTERNAL = 41
 
@@ -50,7 +55,8 @@ class Reason(IntEnum):
 class Words(NamedTuple):
     """How a reason is said: HTTP status, OpenAI error type and code, and a sentence.
 
-    The sentence may hold one `{}` for a detail. `retry_after_s`: sent as `Retry-After`.
+    The sentence may hold one `{}` for a detail. `retry_after_s`: sent as `Retry-After`; FROM_QUEUE:
+    as long as the queue of held requests takes, from how fast it moves.
     """
 
     status: int
@@ -60,8 +66,10 @@ class Words(NamedTuple):
     retry_after_s: int | None = None
 
 
+FROM_QUEUE = -1
 INVALID = "invalid_request_error"
 UNAVAILABLE = "service_unavailable_error"
+BUSY = "rate_limit_error"
 
 REASONS: dict[Reason, Words] = {
     Reason.BAD_FRAMING: Words(400, INVALID, None, "The HTTP message is malformed: {}"),
@@ -129,6 +137,29 @@ REASONS: dict[Reason, Words] = {
         "No engine here is known to hold the response '{}': it was made elsewhere, too long ago, "
         "or its engine has gone.",
     ),
+    Reason.BAD_LABELS: Words(
+        400, INVALID, None, "x-headgate-labels must be written as 'name=value, name=value'."
+    ),
+    Reason.BAD_PRIORITY: Words(
+        400,
+        INVALID,
+        None,
+        "`x-headgate-priority` is {}, not a whole number from -1000 (first) to 1000.",
+    ),
+    Reason.HOLD_FULL: Words(
+        429,
+        BUSY,
+        "engines_busy",
+        "All engines are busy and the gateway's queue is full: {}. Try again later.",
+        FROM_QUEUE,
+    ),
+    Reason.HOLD_TIMEOUT: Words(
+        429,
+        BUSY,
+        "engines_busy",
+        "All engines stayed busy for the {} s that a request waits here. Try again later.",
+        FROM_QUEUE,
+    ),
     Reason.CONNECT_FAILED: Words(
         503, UNAVAILABLE, "no_endpoint", "No engine accepted a connection: {}", 1
     ),
@@ -152,6 +183,13 @@ REASONS: dict[Reason, Words] = {
         UNAVAILABLE,
         "draining",
         "The gateway shut down before the response ended.",
+        1,
+    ),
+    Reason.TURNED_AWAY: Words(
+        503,
+        UNAVAILABLE,
+        "overloaded",
+        "An engine answered {}, and no other had room in time.",
         1,
     ),
     Reason.WORKER_LOST: Words(500, "internal_error", "worker_lost", "A gateway worker was lost."),

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from gateway._shared import Count, Shared
+from gateway.caches import Caches
 from gateway.config import Config
 from gateway.fleet import Fleet
 from gateway.prober import Watch
@@ -13,8 +14,8 @@ from router import Table
 __all__ = ["describe_endpoint", "describe_models", "describe_workers", "requests_under_way"]
 
 
-def describe_endpoint(watch: Watch, table: Table, now_s: float) -> dict[str, Any]:
-    """One endpoint: place, state and why, load, its own numbers, what changed last."""
+def describe_endpoint(watch: Watch, table: Table, caches: Caches, now_s: float) -> dict[str, Any]:
+    """One endpoint: place, state and why, load, cache, its own numbers, what changed last."""
     member, health, scrape = watch.member, watch.health, watch.scrape
     load = table.load(member.slot)
     last_event_s = load.pop("last_event_s")  # type: ignore[misc]
@@ -31,12 +32,15 @@ def describe_endpoint(watch: Watch, table: Table, now_s: float) -> dict[str, Any
         "since_s": round(now_s - health.since_s, 3),
         "share": round(health.share(now_s), 3),
         "leaving": member.leaving,
+        "role": member.engine.role,
+        "labels": dict(member.engine.labels),
         "last_probe": watch.last_probe,
         "models": None if member.models is None else sorted(member.models),
         "load": {
             **load,
             "last_event_ago_s": round(now_s - last_event_s, 3) if last_event_s else None,
         },
+        "cache": caches.describe(member.slot),
         "engine": None
         if scrape is None
         else {
@@ -45,6 +49,8 @@ def describe_endpoint(watch: Watch, table: Table, now_s: float) -> dict[str, Any
             "kv_usage": scrape.kv_usage,
             "generation_tokens": scrape.generation_tokens,
             "prompt_tokens": scrape.prompt_tokens,
+            "adapters_in_use": None if scrape.adapters is None else list(scrape.adapters.names),
+            "max_loras": None if scrape.adapters is None else scrape.adapters.max_loras,
             "age_s": round(now_s - watch.scrape_s, 3),
         },
         "transitions": [
@@ -91,6 +97,8 @@ def describe_workers(supervisor: Supervisor, shared: Shared) -> list[dict[str, A
             "requests_under_way": requests_under_way(shared, worker.index),
             "buffered_bytes": shared.count(Count.BUFFERED_BYTES, worker.index),
             "waiting_for_dial": shared.count(Count.WAITING_FOR_DIAL, worker.index),
+            "held_requests": shared.count(Count.HELD_REQUESTS, worker.index),
+            "held_bytes": shared.count(Count.HELD_BYTES, worker.index),
         }
         for worker in supervisor.workers
     ]

@@ -17,6 +17,8 @@ from gateway.messages import (
     Access,
     Drain,
     Drained,
+    Explain,
+    Explained,
     Fleet,
     FromWorker,
     Made,
@@ -41,6 +43,8 @@ WATCH_S = 1.0
 HUNG_WATCHES = 20
 """Looks in a row at a worker whose event loop has not turned: it hangs, and all its streams."""
 FORCED_EXIT_S = 2.0
+ANSWER_S = 5.0
+"""A worker that is busy with a long body answers late; one that hangs, never."""
 BACKLOG_BYTES = 256 << 20
 """A worker that leaves so much unread hangs."""
 
@@ -106,6 +110,8 @@ class Supervisor:
         self._on_sent = on_sent
         self._module = module
         self._fleet: Fleet | None = None
+        self._questions: dict[int, asyncio.Future[bytes]] = {}
+        self._n_questions = 0
         self._drain: Drain | None = None
         self._was_ever_ready = False
         self._watch: asyncio.Task[None] | None = None
@@ -141,6 +147,29 @@ class Supervisor:
                 if worker.channel.backlog_bytes > BACKLOG_BYTES:
                     log.error("worker %d does not read its messages: killed", worker.index)
                     self._kill(worker)
+
+    async def explain(self, head: bytes, body: bytes, key: str) -> bytes | None:
+        """A worker's answer, as JSON; see messages.Explain. None: no worker serves, or in time."""
+        worker = next((w for w in self.workers if w.is_ready and w.channel is not None), None)
+        if worker is None or worker.channel is None:
+            return None
+        self._n_questions += 1
+        number = self._n_questions
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._questions[number] = answer
+        try:
+            worker.channel.send(Explain(number, head, body, key))
+            async with asyncio.timeout(ANSWER_S):
+                return await answer
+        except TimeoutError:
+            return None
+        finally:
+            del self._questions[number]
+
+    def _answer(self, message: Explained) -> None:
+        question = self._questions.get(message.number)
+        if question is not None and not question.done():
+            question.set_result(message.answer)
 
     async def drain(self, pre_stop_s: float, grace_s: float) -> None:
         """Let the workers finish; returns when all have exited, by force if need be.
@@ -237,6 +266,8 @@ class Supervisor:
                         self._on_access(message)
                     case Sent():
                         self._on_sent(message)
+                    case Explained():
+                        self._answer(message)
                     case Made():
                         self.send(message, but=worker)
                     case Drained():

@@ -14,7 +14,10 @@ import os
 import signal
 import socket
 import ssl
+from pathlib import Path
+from typing import Any
 
+import msgspec
 import uvloop
 
 from gateway import descriptors
@@ -26,17 +29,22 @@ from gateway.messages import (
     Condemn,
     Drain,
     Drained,
+    Explain,
+    Explained,
     Fleet,
     FromWorker,
     Made,
     Ready,
     Sent,
     Settings,
+    Tokenizer,
     ToWorker,
 )
+from gateway.proxy._explain import explain
 from gateway.proxy._plane import Plane, keep_freed_memory
 from gateway.proxy._pool import Pool
 from gateway.proxy._session import Session
+from gateway.tokenizing import Tokenizing, loader
 
 __all__ = ["Worker", "main"]
 
@@ -77,6 +85,7 @@ class Worker:
         self._server: asyncio.AbstractServer | None = None
         self._channel: Channel[FromWorker, ToWorker] | None = None
         self._drain: asyncio.Task[None] | None = None
+        self._tokenizers: dict[str, Tokenizer] = {}
         self._done = asyncio.Event()
 
     async def run(self, control: socket.socket) -> None:
@@ -91,6 +100,8 @@ class Worker:
         with contextlib.suppress(asyncio.CancelledError):
             await orders
         await self._channel.close()
+        if self.plane.tokenizing is not None:
+            self.plane.tokenizing.close()
 
     def _tick(self) -> None:
         try:
@@ -124,6 +135,7 @@ class Worker:
         if isinstance(order, Fleet):
             before, after = self.plane.settings, order.settings
             self.plane.apply(order)
+            self._load(order.tokenizers)
             # The first one agrees with the command line.
             if before is not None and _log(before) != _log(after):
                 configure_logs(*_log(after))
@@ -133,10 +145,38 @@ class Worker:
             self.plane.condemn(order.slot, order.generation, order.why, order.hung)
         elif isinstance(order, Made):
             self.plane.made(order.response, order.slot, order.generation, order.holder)
+        elif isinstance(order, Explain):
+            self._explain(order)
         elif isinstance(order, Drain):
             if self._drain is not None:
                 self._drain.cancel()
             self._drain = asyncio.create_task(self._drain_out(order))
+
+    def _load(self, wanted: dict[str, Tokenizer]) -> None:
+        """Make token ids with these, and no others. Those without a folder are not ours to make."""
+        wanted = {name: one for name, one in wanted.items() if one.folder}
+        before, self._tokenizers = self._tokenizers, wanted
+        if before == wanted:
+            return
+        if self.plane.tokenizing is None:
+            self.plane.tokenizing = Tokenizing(self._loop, self.plane.count_ids)
+        for name in before.keys() - wanted.keys():
+            self.plane.tokenizing.forget(name)
+        for name, tokenizer in wanted.items():
+            if before.get(name) != tokenizer:
+                load = loader(
+                    Path(tokenizer.folder),
+                    chat_template=tokenizer.chat_template,
+                    samples=tokenizer.samples,
+                )
+                self.plane.tokenizing.load(name, load)
+
+    def _explain(self, order: Explain) -> None:
+        def answer(found: dict[str, Any]) -> None:
+            assert self._channel is not None
+            self._channel.send(Explained(order.number, msgspec.json.encode(found)))
+
+        explain(self.plane, order.head, order.body, order.key, answer)
 
     async def _listen(self) -> None:
         assert self._channel is not None
@@ -207,7 +247,7 @@ async def _within(seconds: float, event: asyncio.Event) -> bool:
 def main() -> None:
     """Entry point of the worker process."""
     parser = argparse.ArgumentParser(prog="gateway.worker")
-    for name in ("fd-shared", "fd-control", "fd-listen", "index", "workers"):
+    for name in ("fd-shared", "fd-control", "fd-listen", "index", "workers", "index-blocks"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--tls-cert")
     parser.add_argument("--tls-key")
@@ -231,7 +271,7 @@ def main() -> None:
 async def _serve(arguments: argparse.Namespace, tls: ssl.SSLContext | None) -> None:
     worker = Worker(
         asyncio.get_running_loop(),
-        Shared(arguments.fd_shared, arguments.workers),
+        Shared(arguments.fd_shared, arguments.workers, arguments.index_blocks),
         arguments.index,
         socket.socket(fileno=arguments.fd_listen),
         tls,

@@ -164,3 +164,5 @@ class AssumedCaches:
                 cache = found[1]
                 cache.touch(at + 2, at[1])
             at += 2 + at[1]
+        if words.shape[0] % sizeof(uint64_t):
+            raise ValueError("the prompts that were sent are cut off")

@@ -40,6 +40,8 @@ cdef class Booker:
     cdef void first_token(self, Booking* booking, double now_s) noexcept nogil
     # So many further tokens came.
     cdef void grow(self, Booking* booking, int n) noexcept nogil
+    # The engine told how much of the prompt it had cached; any time after `book`.
+    cdef void found(self, const Booking* booking, double cached_tokens) noexcept nogil
     cdef void release(self, Booking* booking, double now_s) noexcept nogil
     # private
     cdef void _end_prefill(self, Booking* booking, double now_s) noexcept nogil

@@ -21,6 +21,13 @@ cdef class Booker:
     cdef void book(self, Booking* booking, int slot, double n_tokens, double hit_tokens,
                    bint is_seen, double now_s) noexcept nogil:
         cdef Load* load = self.table.cell(self.worker, slot)
+        cdef Load* other
+        cdef bint is_computing = False, is_awaited = False
+        cdef int worker
+        for worker in range(self.table.n_workers):
+            other = self.table.cell(worker, slot)
+            is_computing = is_computing or other.prefilling > 0
+            is_awaited = is_awaited or other.unseen_until_s > now_s
         booking.stage = Stage.WAITING
         booking.slot = slot
         booking.is_seen = is_seen
@@ -32,11 +39,11 @@ cdef class Booker:
         booking.prefill_tokens = <int64_t>booking.new_tokens
         booking.kv_tokens = <int64_t>n_tokens
         booking.n_produced = 0
-        booking.alone = load.prefilling == 0 and load.unseen_until_s <= now_s
+        booking.alone = not is_computing and not is_awaited
         load.in_flight += 1
         load.kv_tokens += booking.kv_tokens
         if is_seen:
-            if load.prefilling == 0:
+            if not is_computing:
                 load.anchor_s = now_s
             load.prefilling += 1
             load.prefill_s += booking.prefill_s
@@ -50,10 +57,9 @@ cdef class Booker:
             return
         load.prefilling -= 1
         load.prefill_tokens -= booking.prefill_tokens
-        load.prefill_s -= booking.prefill_s
         load.anchor_s = now_s
-        if load.prefilling == 0:
-            load.prefill_s = 0      # no dust of rounding
+        # No dust of rounding.
+        load.prefill_s = max(0.0, load.prefill_s - booking.prefill_s) if load.prefilling else 0
 
     cdef void first_token(self, Booking* booking, double now_s) noexcept nogil:
         cdef Load* load
@@ -78,8 +84,19 @@ cdef class Booker:
         booking.n_produced += n
         self.table.cell(self.worker, booking.slot).kv_tokens += n
 
+    cdef void found(self, const Booking* booking, double cached_tokens) noexcept nogil:
+        cdef Load* load = self.table.cell(self.worker, booking.slot)
+        # As the index had it, before what is known to be missing was taken off.
+        cdef double expected = booking.hit_tokens / (1 - self.table.rows[booking.slot].missing)
+        load.expected_tokens += expected
+        # That it may have found more is no comfort to the next prompt.
+        load.found_tokens += min(expected, cached_tokens)
+
     cdef void release(self, Booking* booking, double now_s) noexcept nogil:
         cdef Load* load
+        cdef Load* other
+        cdef int worker
+        cdef double in_flight = 0, kv_tokens = 0
         if booking.stage == <int>Stage.NONE:
             return
         load = self.table.cell(self.worker, booking.slot)
@@ -88,10 +105,17 @@ cdef class Booker:
         else:
             load.producing -= 1
             if booking.n_produced >= MIN_TOKENS:
-                observe(&load.decode, load.in_flight, load.kv_tokens,
+                # Its step was as long as the batch was large, whoever put that there.
+                for worker in range(self.table.n_workers):
+                    other = self.table.cell(worker, booking.slot)
+                    in_flight += other.in_flight
+                    kv_tokens += other.kv_tokens
+                observe(&load.decode, in_flight, kv_tokens,
                         (now_s - booking.first_s) / booking.n_produced)
         load.in_flight -= 1
         load.kv_tokens -= booking.kv_tokens
+        if load.in_flight == 0:
+            load.unseen_until_s = 0     # sooner than predicted, or left
         booking.stage = Stage.NONE
 
 

@@ -53,3 +53,10 @@ cdef class Demand:
     def note_end(self, double out_tokens, double prompt_tokens=-1, double prompt_bytes=-1):
         """`ended` for Python callers."""
         self.ended(out_tokens, prompt_tokens, prompt_bytes)
+
+    def state(self, int n, double now_s):
+        """What policies are told of it, over n endpoints: a dict, for Python callers."""
+        return {
+            "pressure": self.pressure(n, now_s), "hit_ratio": self.hit_ratio(),
+            "out_tokens": self.out_tokens, "bytes_per_token": self.bytes_per_token,
+        }

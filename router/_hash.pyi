@@ -2,5 +2,5 @@ from array import array
 
 def namespace_root(namespace: bytes) -> int: ...
 def block_hashes(
-    namespace: bytes, data: bytes | bytearray | memoryview, block_bytes: int
+    namespace: bytes, data: bytes | bytearray | memoryview | array[int], block_bytes: int
 ) -> array[int]: ...

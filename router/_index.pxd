@@ -10,6 +10,7 @@ under way is at worst a missing or a wrong hint, never an address outside. 16 by
 full capacity, and 128 per set.
 """
 
+cimport cython
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from router._map cimport Map
@@ -29,6 +30,8 @@ cdef struct Line:
 cdef struct SlotSet:
     uint64_t[SET_WORDS] words
 
+
+@cython.final
 cdef class Index:
     cdef readonly size_t capacity   # blocks
     cdef readonly size_t n_blocks   # of this writer
@@ -45,6 +48,8 @@ cdef class Index:
     cdef uint32_t n_free_sets
     # The endpoint holds the block. False: no room to note it.
     cdef bint add(self, uint64_t key, int slot) noexcept nogil
+    # It holds all of these.
+    cdef void add_all(self, const uint64_t* keys, size_t n, int slot) noexcept nogil
     # It does no more. Of a block that is not noted for it: nothing.
     cdef void remove(self, uint64_t key, int slot) noexcept nogil
     cdef void clear(self) noexcept nogil
@@ -60,6 +65,8 @@ cdef class Index:
     cdef void _use(self, uint32_t* entry, uint32_t number) noexcept nogil
     cdef void _unused(self, uint32_t number) noexcept nogil
 
+
+@cython.final
 cdef class Matcher:
     """Looks a prompt up in several indexes at once: a block is held by who holds it in any."""
     cdef list indexes

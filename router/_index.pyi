@@ -1,5 +1,5 @@
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 class Index:
     capacity: int
@@ -18,4 +18,4 @@ class Index:
 class Matcher:
     n_walked: int
     def __init__(self, indexes: Sequence[Index]) -> None: ...
-    def depth_of(self, keys: array[int], slots: Sequence[int]) -> dict[int, int]: ...
+    def depth_of(self, keys: array[int], slots: Collection[int]) -> dict[int, int]: ...

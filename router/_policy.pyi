@@ -6,6 +6,7 @@ from router._table import Table
 class Policy:
     name: str
     reads_prompts: bool
+    counts_seconds: bool
     terms: tuple[str, ...]
     def __init__(self, name: str, seed: int = 0) -> None: ...
     def choose(
@@ -13,4 +14,4 @@ class Policy:
     ) -> int | None: ...
     def explain(
         self, table: Table, slots: Sequence[int], tried: Sequence[int] = (), **ask: Any
-    ) -> dict[int, dict[str, float]]: ...
+    ) -> dict[int, dict[str, Any]]: ...

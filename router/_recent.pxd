@@ -1,7 +1,9 @@
 """What this worker has just sent, until the shared index has it, or the engine reports it.
 
 So a burst of equal prompts lands together, before any of them is anywhere. An entry lives between
-one and two lifetimes: there is a young index and an old one, which change places.
+one and two lifetimes: there is a young index and an old one, which change places. A lifetime is
+well above what a tick and a message take, and no longer than need be: an engine that has dropped
+the blocks says so to the shared index alone.
 """
 
 from libc.stdint cimport uint64_t

@@ -3,7 +3,7 @@
 An engine names its blocks by hashes of its own, which say nothing to us; with each it tells the
 tokens. So the blocks are hashed anew from their tokens, and a map leads from the engine's hash to
 ours. Engines may store the same hash twice and remove it twice (a prompt of exactly k blocks reuses
-k - 1, since its last token must be computed): each is counted. Each block costs 32 to 42 bytes
+k - 1, since its last token must be computed): each is counted. Each block costs 36 to 50 bytes
 here, beside its entry in the index.
 """
 

@@ -1,10 +1,12 @@
 from array import array
 from collections.abc import Sequence
 
+from router._adapters import Adapters
 from router._booking import Booker
 from router._demand import Demand
 from router._index import Index
 from router._policy import Policy
+from router._sessions import Sessions
 from router._table import Table
 
 class Router:
@@ -20,6 +22,8 @@ class Router:
         index: Index | None,
         scale: float = 1.0,
         booker: Booker | None = None,
+        sessions: Sessions | None = None,
+        adapters: Adapters | None = None,
     ) -> None: ...
     def send(
         self,
@@ -33,6 +37,15 @@ class Router:
         is_seen: bool = True,
         doubt: float = 0.0,
         out_tokens: float = 0.0,
+        session: int = 0,
+        is_bound: bool = False,
+        home_s: float = 0.0,
+        adapter: str = "",
+        labels: int = 0,
+        max_wait_s: float = 0.0,
+        minds_others: bool = False,
+        since_s: float = 0.0,
+        priority: int = 0,
     ) -> Dispatch | None: ...
 
 class Dispatch:
@@ -41,3 +54,4 @@ class Dispatch:
     def first_token(self, now_s: float) -> None: ...
     def grow(self, n: int) -> None: ...
     def release(self, now_s: float) -> None: ...
+    def found(self, cached_tokens: float) -> None: ...

@@ -36,11 +36,14 @@ cdef struct Row:
     uint32_t generation     # grows when the slot gets another endpoint
     uint8_t state           # State
     uint8_t full            # its KV cache is full: what is added displaces something
+    uint8_t overloaded      # by its own word: gets requests only while all others are as well
     int32_t max_in_flight   # takes no more; 0: as many as come
     float share             # 0 < share <= 1: of a full load, while it starts slowly
     float rtt_s             # of the network
+    float missing           # share of the cached tokens expected there that are not found there
     uint64_t labels         # one bit per label
     uint64_t identity       # hash of its name: the same in every gateway
+    int32_t max_loras       # LoRA adapters that it keeps loaded; 0: not known
     Profile profile
 
 cdef struct Sums:
@@ -59,19 +62,34 @@ cdef struct Load:
     # Work that was booked before it was sent; see router._booking.
     int32_t prefilling      # streams without a first token
     double prefill_s        # their prompts, in seconds of the engine's time
-    double anchor_s         # since when the first of them is being computed, as far as we know
+    double anchor_s         # since when the first of all workers' is computed, as far as known
     double unseen_until_s   # when the prompts of non-streaming requests will be computed
     int64_t prefill_tokens  # uncached prompt tokens of `prefilling`
     int64_t kv_tokens       # prompt and generated tokens of all in flight
+    # Of the cached prompt tokens that were expected, and of how many of these the engine told that
+    # it had found them: sums that only grow.
+    double expected_tokens
+    double found_tokens
+    # The first request that waits in this worker for room, here or elsewhere.
+    double held_noted_s     # when the worker last said that there is one
+    double held_since_s     # when that one was ready to go
+    int64_t held_priority   # the lower, the earlier
     Sums prefill            # x: 1, new tokens, new tokens x their context; y: s to the first token
     Sums decode             # x: 1, in flight, kv_tokens; y: s between tokens
 
+cdef struct Common:
+    # What holds for all endpoints; written by the control process.
+    double scale            # own load times this stands for that of all gateways; 0: 1
+    double doubt            # see Ask.doubt
+
 cdef class Table:
+    cdef Common* common
     cdef Row* rows
     cdef Load* loads        # [worker][slot]
     cdef object memory      # keeps the buffer alive
-    cdef readonly int n_workers
-    cdef int32_t in_flight(self, int slot) noexcept nogil      # over all workers
+    cdef readonly int n_workers     # columns: of our own workers, and maybe one of the peers'
+    cdef readonly int n_own
+    cdef int32_t in_flight(self, int slot) noexcept nogil      # over all columns
     cdef Load* cell(self, int worker, int slot) noexcept nogil
 
 cdef struct Standing:

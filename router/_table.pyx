@@ -1,28 +1,36 @@
 """See _table.pxd."""
 
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, int64_t
 
 
 cdef class Table:
     """Rows and load cells over a caller's memory.
 
     `memory` is a writable buffer of at least `Table.size(n_workers)` bytes, zeroed before its first
-    use. Python methods are for the control process and for tests; workers use the C face.
+    use. `n_own`: how many of the columns are workers', if not all; the others stand for other
+    gateways. Python methods are for the control process and for tests; workers use the C face.
     """
 
-    def __init__(self, memory, int n_workers):
+    def __init__(self, memory, int n_workers, n_own=None):
         cdef unsigned char[::1] view = memory
         if view.shape[0] < Table.size(n_workers):
             raise ValueError(f"memory holds {view.shape[0]} bytes, not {Table.size(n_workers)}")
         self.memory = memory
         self.n_workers = n_workers
-        self.rows = <Row*>&view[0]
-        self.loads = <Load*>(&view[0] + sizeof(Row) * MAX_SLOTS)
+        self.n_own = n_workers if n_own is None else n_own
+        self.common = <Common*>&view[0]
+        self.rows = <Row*>(&view[0] + sizeof(Common))
+        self.loads = <Load*>(&view[0] + sizeof(Common) + sizeof(Row) * MAX_SLOTS)
 
     @staticmethod
     def size(int n_workers):
         """Bytes that a table for so many workers takes."""
-        return sizeof(Row) * MAX_SLOTS + sizeof(Load) * MAX_SLOTS * n_workers
+        return sizeof(Common) + sizeof(Row) * MAX_SLOTS + sizeof(Load) * MAX_SLOTS * n_workers
+
+    def set_common(self, double scale, double doubt):
+        """Write what holds for all endpoints (control process only)."""
+        self.common.scale = scale
+        self.common.doubt = doubt
 
     cdef Load* cell(self, int worker, int slot) noexcept nogil:
         return &self.loads[worker * MAX_SLOTS + slot]
@@ -35,7 +43,9 @@ cdef class Table:
         return total
 
     def set_row(self, int slot, *, state=None, share=None, generation=None, full=None,
-                max_in_flight=None, rtt_s=None, labels=None, identity=None, profile=None):
+                overloaded=None, max_in_flight=None, rtt_s=None, missing=None, labels=None,
+                identity=None, max_loras=None,
+                profile=None):
         """Write the given fields of a row (control process only).
 
         `profile`: the six numbers of `Profile`, in their order.
@@ -43,14 +53,20 @@ cdef class Table:
         self._check(slot)
         if full is not None:
             self.rows[slot].full = full
+        if overloaded is not None:
+            self.rows[slot].overloaded = overloaded
         if max_in_flight is not None:
             self.rows[slot].max_in_flight = max_in_flight
         if rtt_s is not None:
             self.rows[slot].rtt_s = rtt_s
+        if missing is not None:
+            self.rows[slot].missing = missing
         if labels is not None:
             self.rows[slot].labels = labels
         if identity is not None:
             self.rows[slot].identity = identity
+        if max_loras is not None:
+            self.rows[slot].max_loras = max_loras
         if profile is not None:
             base, token, token_ctx, seq, ctx, kv_tokens = profile
             self.rows[slot].profile = Profile(base, token, token_ctx, seq, ctx, kv_tokens)
@@ -81,12 +97,12 @@ cdef class Table:
         return found
 
     def load(self, int slot):
-        """The load on a slot, summed over the workers; `last_event_s` is the newest."""
+        """The load on a slot, summed over our own workers; `last_event_s` is the newest."""
         self._check(slot)
         cdef Load total = self.loads[slot]
         cdef Load* one
         cdef int worker
-        for worker in range(1, self.n_workers):
+        for worker in range(1, self.n_own):
             one = self.cell(worker, slot)
             total.in_flight += one.in_flight
             total.producing += one.producing
@@ -101,6 +117,17 @@ cdef class Table:
             "last_event_s": total.last_event_s, "begun": total.begun,
             "successes": total.successes,
         }
+
+    def hits(self, int slot):
+        """Of cached prompt tokens on a slot (expected, found): see Load."""
+        cdef Load* one
+        cdef double expected = 0, found = 0
+        self._check(slot)
+        for worker in range(self.n_own):
+            one = self.cell(worker, slot)
+            expected += one.expected_tokens
+            found += one.found_tokens
+        return expected, found
 
     def work(self, int worker, int slot):
         """What a worker has booked on an endpoint: (in_flight, prefilling, prefill_s, anchor_s,
@@ -117,6 +144,12 @@ cdef class Table:
         (one.in_flight, one.prefilling, one.prefill_s, one.anchor_s, one.unseen_until_s,
          one.prefill_tokens, one.kv_tokens) = work
 
+    def set_held(self, int worker, int slot, double noted_s, double since_s, int64_t priority):
+        """Say in a worker's name that a request waits there which may go to this slot."""
+        self._check(slot)
+        cdef Load* one = self.cell(worker, slot)
+        one.held_noted_s, one.held_since_s, one.held_priority = noted_s, since_s, priority
+
     def troubled(self):
         """Slots with failures or failed dials in a row: [(slot, failures, failed dials)]."""
         cdef int slot, worker
@@ -126,7 +159,7 @@ cdef class Table:
             if self.rows[slot].state == State.EMPTY:
                 continue
             failures = dials = 0
-            for worker in range(self.n_workers):
+            for worker in range(self.n_own):
                 failures += self.cell(worker, slot).failures_in_row
                 dials += self.cell(worker, slot).dials_in_row
             if failures or dials:
@@ -141,7 +174,7 @@ cdef class Table:
             one = self.cell(worker, slot)
             one.in_flight = one.producing = one.failures_in_row = one.dials_in_row = 0
             one.prefilling = 0
-            one.prefill_s = one.unseen_until_s = 0
+            one.prefill_s = one.unseen_until_s = one.held_noted_s = 0
             one.prefill_tokens = one.kv_tokens = 0
 
     def _check(self, int slot):

@@ -37,7 +37,16 @@ def test_version(call):
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["serve"], ["sim"], ["check-config"], ["keys"], ["keys", "new"], ["keys", "digest"]],
+    [
+        [],
+        ["serve"],
+        ["sim"],
+        ["check-config"],
+        ["keys"],
+        ["keys", "new"],
+        ["keys", "digest"],
+        ["explain"],
+    ],
 )
 def test_every_help_reads_well(call, command):
     result = call(*command, "--help")
@@ -45,7 +54,9 @@ def test_every_help_reads_well(call, command):
     assert "Usage: " in result.output
     assert "headgate" in result.output
     if command != ["keys"]:
-        assert re.search(r"^ +(printf .*)?headgate (serve|sim|check|keys)", result.output, re.M)
+        assert re.search(
+            r"^ +(printf .*)?headgate (serve|sim|check|keys|explain)", result.output, re.M
+        )
 
 
 def test_help_imports_nothing_heavy():

@@ -79,7 +79,14 @@ def _of_gateway(metrics: Metrics) -> Iterable[Line]:
     yield _same("dispatches = those by endpoint", dispatched, by_endpoint)
     ended = total(metrics, "endpoint_dispatches_ended_total")
     yield _same("dispatches by endpoint = their outcomes", by_endpoint, ended)
-    for gauge in ("buffered_bytes", "waiting_for_dial", "requests_under_way", "endpoint_in_flight"):
+    for gauge in (
+        "buffered_bytes",
+        "waiting_for_dial",
+        "held_requests",
+        "held_bytes",
+        "requests_under_way",
+        "endpoint_in_flight",
+    ):
         yield _same(f"{gauge} at rest", total(metrics, gauge), 0)
     yield _same("workers lost", total(metrics, "worker_restarts_total"), 0)
 
@@ -93,6 +100,10 @@ def _of_log(metrics: Metrics, records: Sequence[Record]) -> Iterable[Line]:
         yield _same(f"{outcome} = records that say so", counted, logged)
     dispatched = total(metrics, "dispatches_total")
     yield _same("dispatches = those in the log", dispatched, sum(r["dispatches"] for r in records))
+    held = sum(record["held_s"] is not None for record in records)
+    # One that failed may wait twice; a family that never counted has no sample.
+    waits = total(metrics, "held_seconds_count") if held else 0
+    yield Line("waits in the queue = records of some", held <= waits, f"{held} <= {waits}")
     again = dispatched - sum(record["dispatches"] > 0 for record in records)
     yield _same("further dispatches = retries", again, total(metrics, "retries_total"))
     named = sum(record["model"] is not None for record in records)

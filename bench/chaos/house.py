@@ -172,7 +172,12 @@ class Gateway(_Process):
     async def start(self, ports: dict[str, int], workers: int) -> None:
         """Start and wait until it listens."""
         engines = [
-            {"url": f"http://127.0.0.1:{ports[name]}", "name": name, "keep_alive_s": 1.0}
+            {
+                "url": f"http://127.0.0.1:{ports[name]}",
+                "name": name,
+                "keep_alive_s": 1.0,
+                "max_in_flight": 10,
+            }
             for name in ENGINES
         ]
         config = {
@@ -201,6 +206,7 @@ class Gateway(_Process):
                 "stall_s": 0.7,
                 "stuck_s": 3.0,
             },
+            "hold": {"requests": 32, "time_s": 1.5, "no_engine_s": 0.5},
             "retry": {"floor": 20, "window_s": 5.0},
             "drain": {"pre_stop_s": 0, "grace_s": 5.0},
         }

@@ -208,6 +208,8 @@ def _fill(random: Random, ask: Ask, body: bytes) -> None:
         lines.append("Expect: 100-continue")
     if random.random() < 0.08:
         lines.append("Connection: close")
+    if random.random() < 0.3:
+        lines.append(f"X-Headgate-Priority: {random.randrange(-2, 3)}")
     _head(ask, lines)
     ask.body, ask.body_bytes = pieces, len(body)
     ask.pause_s = random.choice((0.0, 0.0, 0.001, 0.01))

@@ -53,6 +53,8 @@ class Outcome:
     """Requests by how they ended for the gateway."""
     faults: Counter[str]
     retries: int
+    held: int
+    """Requests that waited in the gateway for an engine with room."""
     seconds: float
     gateway_log: list[str]
 
@@ -98,6 +100,7 @@ async def chaos(plan: Plan) -> Outcome:
         outcomes=Counter(record["outcome"] for record in records),
         faults=gremlin.done,
         retries=total(metrics, "retries_total"),
+        held=sum(record["held_s"] is not None for record in records),
         seconds=time.monotonic() - begin_s,
         gateway_log=gateway.log,
     )
@@ -140,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("faults", outcome.faults),
     ):
         print(f"{words}: " + ", ".join(f"{n} {what}" for what, n in counts.most_common()))
-    print(f"retries: {outcome.retries}; {outcome.seconds:.0f} s\n")
+    print(f"retries: {outcome.retries}; held: {outcome.held}; {outcome.seconds:.0f} s\n")
     for line in outcome.lines:
         print(f"  {'ok' if line.holds else 'NO':3} {line.words}: {line.figures}")
     if outcome.broken:

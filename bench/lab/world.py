@@ -8,8 +8,10 @@ import heapq
 from array import array
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from random import Random
+
+import msgspec
 
 from bench.lab.traces import BLOCK_TOKENS, Arrival
 from engines.profile import Profile, profile_named
@@ -30,14 +32,15 @@ Work = tuple[int, int, float, float, float, int, int]
 # Spreads small block numbers over 64 bits, as hashes are.
 SPREAD = 0x9E3779B97F4A7C15
 MASK = (1 << 64) - 1
+MAX_PODS = 1024
+"""The endpoint table's slots."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What is run, but for the trace."""
 
     policy: str = "marginal-cost"
-    options: dict[str, float] = field(default_factory=dict)
+    options: dict[str, float] = {}
     """The policy's own."""
     profile: str = "70b-h100-tp4"
     pods: int = 8
@@ -55,6 +58,12 @@ class Plan:
     """The router's prompt times are wrong by this factor."""
     cost_noise: float = 0.0
     """Sigma of a lognormal error of each endpoint's prompt times."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.pods <= MAX_PODS or self.gateways < 1:
+            raise ValueError(f"there are 1 to {MAX_PODS} pods, and at least 1 gateway")
+        if self.cache_tokens < BLOCK_TOKENS:
+            raise ValueError(f"a cache holds at least {BLOCK_TOKENS} tokens")
 
 
 @dataclass(slots=True)
@@ -97,6 +106,7 @@ class _Gateway:
 
     def __init__(self, plan: Plan, index: int, profiles: list[Profile]) -> None:
         self.plan = plan
+        self.number = index
         self.table = Table(bytearray(Table.size(2)), 2)
         self.seen = self.table
         capacity = plan.pods * (plan.cache_tokens // BLOCK_TOKENS) + 1
@@ -189,7 +199,10 @@ class World:
         self._next_poll_s = 0.0
 
     def run(self, arrivals: list[Arrival]) -> list[Served]:
-        """Serve them all, in order of arrival."""
+        """Serve them all, in order of arrival. ValueError: one is larger than a cache."""
+        most = max((a.prompt_tokens + a.output_tokens for a in arrivals), default=0)
+        if most > self.cores[0].capacity_tokens:
+            raise ValueError(f"a request of {most} tokens needs a larger cache than there is")
         done: list[Served] = []
         for arrival in arrivals:
             self._advance(arrival.at_s)
@@ -271,8 +284,8 @@ class World:
         plan = self.plan
         while self._bus and self._bus[0][0] <= now_s - plan.bus_delay_s:
             _, sender, pod, work = self._bus.popleft()
-            for mine, gateway in enumerate(self.gateways):
-                if mine != sender:
+            for gateway in self.gateways:
+                if gateway.number != sender:
                     gateway.peers[pod][sender] = work
                     gateway.table.set_work(1, pod, _sum(gateway.peers[pod].values()))
         if plan.poll_s and now_s >= self._next_poll_s:
@@ -286,7 +299,7 @@ class World:
         """Its load on a pod has changed."""
         if self.plan.gateways > 1 and self.plan.bus_delay_s >= 0:
             work = gateway.table.work(0, pod)
-            self._bus.append((now_s, self.gateways.index(gateway), pod, work))
+            self._bus.append((now_s, gateway.number, pod, work))
 
     def _tell(self, pod: int) -> None:
         """An engine's events reach every gateway."""

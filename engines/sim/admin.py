@@ -39,6 +39,11 @@ class Admin:
         engine = self._engine
         response.send(200, engine.metrics.render(engine.core), CONTENT_TYPE)
 
+    def kv_event_sources(self, request: Request, response: Response) -> None:
+        """`GET /kv_event_sources`: by data-parallel rank, of which there is one."""
+        kv = self._engine.kv
+        response.send(200, compact({} if kv is None else {"0": kv.describe()}))
+
     def sleep(self, request: Request, response: Response) -> None:
         """`POST /sleep?level=`: ends what runs, and drops the cache from level 1 on."""
         level = _level(request)
@@ -46,7 +51,7 @@ class Admin:
         engine.interrupt()
         engine.asleep = True
         if level:
-            engine.core.pool.forget()
+            engine.forget_cache()
         engine.metrics.sleep_state = _SLEEP_STATES[level]
         response.send(200, compact({"status": "sleeping", "level": level}))
 
@@ -68,7 +73,7 @@ class Admin:
         if request.query.get("mode", ["abort"])[0] != "keep":
             engine.interrupt()
             if request.query.get("clear_cache", ["true"])[0] != "false":
-                engine.core.pool.forget()
+                engine.forget_cache()
         engine.paused = True
         response.send(200, compact({"status": "paused"}))
 
@@ -84,7 +89,7 @@ class Admin:
 
     def reset_prefix_cache(self, request: Request, response: Response) -> None:
         """`POST /reset_prefix_cache`: without effect while anything runs."""
-        response.send(200, compact({"success": self._engine.core.pool.forget()}))
+        response.send(200, compact({"success": self._engine.forget_cache()}))
 
 
 def _level(request: Request) -> int:

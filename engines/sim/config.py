@@ -62,12 +62,24 @@ class SimConfig:
     sigterm: str = "hang"
     """What SIGTERM does: `hang`, `drain` or `quit` (see `fault.py`)."""
 
+    kv_events: str = ""
+    """ZeroMQ address to publish KV events at, as `tcp://*:5557`; port 0: any. Empty: none are.
+    A real vLLM binds an address with `*` and connects to any other; this one always binds."""
+    kv_replay: str = ""
+    """Where missed batches can be asked for; empty: nowhere."""
+
     def __post_init__(self) -> None:
         profile_named(self.profile)
         if self.sigterm not in SIGTERM_KINDS:
             raise ValueError(f"sigterm must be one of {', '.join(SIGTERM_KINDS)}")
         if self.time_scale < 0 or self.default_max_tokens < 1 or self.max_model_len < 2:
             raise ValueError("time_scale, default_max_tokens or max_model_len is out of range")
+        for endpoint in filter(None, (self.kv_events, self.kv_replay)):
+            host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+            if not endpoint.startswith("tcp://") or not host or not port.isdecimal():
+                raise ValueError(f"{endpoint!r} is no tcp://HOST:PORT")
+        if self.kv_replay and not self.kv_events:
+            raise ValueError("kv_replay without kv_events")
         if self.limits.num_blocks < 1:
             raise ValueError("kv_tokens must hold at least one block")
 

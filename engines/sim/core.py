@@ -80,6 +80,7 @@ class KvStored(NamedTuple):
     parent: int | None
     tokens: array[int]
     adapter: str
+    salt: str = ""
 
 
 @dataclass(slots=True)
@@ -261,6 +262,7 @@ class Core:
         if job.output:
             token = job.emitted + n - 1
             job.emitted += n
+            job.known += n
             self.totals.output_tokens += n
         if job.emitted < len(job.output):
             return Event(job, token, None, gap_s, n)
@@ -363,7 +365,8 @@ class Core:
         if self._record_kv:
             parent = job.hashes[first - 1] if first else None
             tokens_in = job.tokens[first * size : full * size]
-            self.kv_stored.append(KvStored(job.hashes[first:full], parent, tokens_in, job.adapter))
+            hashes = job.hashes[first:full]
+            self.kv_stored.append(KvStored(hashes, parent, tokens_in, job.adapter, job.salt))
 
     def _extend_hashes(self, job: Job, tokens: int) -> None:
         size = self.limits.block_size

@@ -181,7 +181,15 @@ class Generator:
             natural_end_tokens=0 if sampling.ignore_eos else config.step_profile.natural_end_tokens,
         )
         namespace = f"{model.adapter}/{sampling.salt}".encode()
-        job = Job(id, prompt, answer.tokens, answer.finish_reason, namespace, model.adapter)
+        job = Job(
+            id,
+            prompt,
+            answer.tokens,
+            answer.finish_reason,
+            namespace,
+            model.adapter,
+            sampling.salt,
+        )
         return Choice(answer, job)
 
     def _max_tokens(self, prompt: array[int], sampling: Sampling) -> int:

@@ -37,7 +37,9 @@ class Job:
     namespace: bytes = b""
     """Prompts share cached blocks only within one namespace (LoRA, cache salt)."""
     adapter: str = ""
-    """LoRA the job runs with, for the metrics."""
+    """LoRA the job runs with, for metrics and KV events."""
+    salt: str = ""
+    """Cache salt, for KV events; `namespace` has it too."""
     owner: object = None
     """Whatever the caller wants to find again in the events."""
     index: int = 0
@@ -46,6 +48,8 @@ class Job:
     phase: Phase = Phase.NEW
     emitted: int = 0
     """Output tokens delivered."""
+    known: int = field(init=False)
+    """Tokens that exist so far: the prompt and what was delivered."""
     computed: int = 0
     """Tokens whose KV entries are in the cache."""
     cached_tokens: int = -1
@@ -62,7 +66,5 @@ class Job:
     sealed: int = 0
     """Leading blocks that are full and have their hash in the pool."""
 
-    @property
-    def known(self) -> int:
-        """Tokens that exist so far: the prompt and what was delivered."""
-        return len(self.prompt) + self.emitted
+    def __post_init__(self) -> None:
+        self.known = len(self.prompt)

@@ -75,6 +75,7 @@ class Routes:
             "/ping": {"GET": admin.health, "POST": admin.health},
             "/load": {"GET": admin.load},
             "/metrics": {"GET": admin.metrics},
+            "/kv_event_sources": {"GET": admin.kv_event_sources},
             "/sleep": {"POST": admin.sleep},
             "/wake_up": {"POST": admin.wake_up},
             "/is_sleeping": {"GET": admin.is_sleeping},

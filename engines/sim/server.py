@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from time import monotonic, time
+from typing import TYPE_CHECKING
 
 from engines.sim.account import Accounts
 from engines.sim.config import SimConfig
@@ -25,6 +26,9 @@ from engines.sim.metrics import Metrics
 from engines.sim.models import ModelTable
 from engines.sim.response import Response
 from engines.sim.routes import Routes
+
+if TYPE_CHECKING:
+    from engines.sim.kv_events import KvPublisher
 
 __all__ = ["SimEngine"]
 
@@ -54,6 +58,9 @@ class SimEngine:
         """Known once started."""
         self.url = ""
         """`http://host:port`, once started."""
+        self.kv: KvPublisher | None = None
+        """While the engine lives, if it is to publish KV events."""
+        self._kv_endpoints = (config.kv_events, config.kv_replay)
         self._listener: Listener | None = None
         self._timers: set[asyncio.TimerHandle] = set()
         """Steps on the way to an exit: void once it is there."""
@@ -68,7 +75,7 @@ class SimEngine:
     # life
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Listen; port 0 takes a free one. OSError if the address is taken."""
+        """Listen; port 0 takes a free one. OSError if it, or one for KV events, is taken."""
         listener = Listener(host, port, lambda: Connection(self.front))
         self.port = listener.port
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{listener.port}"
@@ -90,7 +97,7 @@ class SimEngine:
     def _boot(self) -> None:
         """Everything a new process has: an empty cache, counters at zero, no stored responses."""
         config = self.config
-        self.core = Core(config.step_profile, config.limits)
+        self.core = Core(config.step_profile, config.limits, record_kv=bool(config.kv_events))
         self.metrics = Metrics(config.model, time(), _MAX_ADAPTERS)
         names = (config.model, *config.aliases)
         self.models = ModelTable(names, config.adapters, config.context_tokens)
@@ -99,10 +106,20 @@ class SimEngine:
 
     def _serve(self) -> None:
         assert self._listener is not None
+        self._publish_kv()
         self.life = Life.SERVING
         self.restarts += 1
         self.exited.clear()
         self._listener.open()
+
+    def _publish_kv(self) -> None:
+        if self.config.kv_events:
+            from engines.sim.kv_events import KvPublisher  # ZeroMQ: only for who wants it
+
+            topic = f"kv@{self.config.model}"
+            self.kv = KvPublisher(*self._kv_endpoints, topic, self.config.block_size)
+            # The next life has the same ports.
+            self._kv_endpoints = (self.kv.endpoint, self.kv.replay_endpoint)
 
     def _exit(self) -> None:
         """The process is gone: no listener, no connection, no work."""
@@ -110,6 +127,9 @@ class SimEngine:
         self._halt()
         self._drop_jobs()
         _cancel(self._timers)
+        if self.kv is not None:
+            self.kv.close()
+            self.kv = None
         if self._listener is not None:
             self._listener.close()
         for response in list(self.accounts.open):
@@ -240,6 +260,13 @@ class SimEngine:
             self.core.abort(job)
         self.wake()
 
+    def forget_cache(self) -> bool:
+        """Drop the prefix cache; False, and no effect, while anything runs."""
+        dropped = self.core.pool.forget()
+        if dropped and self.kv is not None:
+            self.kv.cleared()
+        return dropped
+
     def settle(self, response: Response, outcome: str) -> None:
         """Account for the end of a request."""
         self.accounts.settle(response, outcome)
@@ -276,6 +303,10 @@ class SimEngine:
             now_s = due_s  # the loop's timers are rounded to milliseconds
         step = self.core.step(now_s)
         self.metrics.observe(self.core, step, time())
+        if self.kv is not None:
+            self.kv.publish(self.core)
+        else:
+            self.core.pool.removed.clear()
         for event in step.events:
             owner = event.job.owner
             assert isinstance(owner, Exchange)

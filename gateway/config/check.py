@@ -1,17 +1,26 @@
 """What no single field can tell: rules between fields, and files that must be there."""
 
+import re
 import ssl
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import msgspec
+
+from engines.kv_sources import parse_kv_source
 from engines.profile import PROFILES
+from gateway.config.bus_url import check_bus_url
 from gateway.config.schema import Config, Engine
 from gateway.config.url import parse_engine_url
 from router.policy import POLICIES
 
 MAX_URL = 2048
+# For a `tokenizer`: none here, the engine has one.
+ASK = "engine"
+LABEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
 
-__all__ = ["check", "check_engine", "engine_name"]
+__all__ = ["ASK", "check", "check_engine", "engine_name", "ranks_of"]
 
 
 def check(config: Config) -> list[str]:
@@ -22,6 +31,8 @@ def check(config: Config) -> list[str]:
         *_models(config),
         *_keys(config),
         *_policy(config),
+        *_bus(config),
+        *_labels(config),
     ]
 
 
@@ -35,8 +46,17 @@ def check_engine(engine: Engine) -> None:
         parse_engine_url(engine.url)
     except ValueError as error:
         raise ValueError(f"url: {error}") from None
+    for source in engine.kv_events:
+        try:
+            parse_kv_source(source, "0.0.0.0")
+        except ValueError as error:
+            raise ValueError(f"kv_events: {error}") from None
+    if engine.data_parallel > 1 and engine.rank is not None:
+        raise ValueError("rank: is set by `data_parallel` for each rank; keep one")
     if engine.profile not in PROFILES:
         raise ValueError(f"profile: expected one of {', '.join(PROFILES)}, got {engine.profile!r}")
+    for text in _label_names(engine.labels):
+        raise ValueError(f"labels.{text}")
     if not engine.ca_file:
         return
     if not Path(engine.ca_file).is_file():
@@ -54,6 +74,17 @@ def engine_name(url: str, name: str | None) -> str:
     parsed = parse_engine_url(url)
     host = f"[{parsed.host}]" if ":" in parsed.host else parsed.host
     return f"{host}:{parsed.port}{parsed.prefix.replace('/', '-')}"
+
+
+def ranks_of(engine: Engine) -> list[Engine]:
+    """The engine as endpoints: one, or one for each of its data-parallel ranks."""
+    if engine.data_parallel == 1:
+        return [engine]
+    name = engine_name(engine.url, engine.name)
+    return [
+        msgspec.structs.replace(engine, name=f"{name}.dp{rank}", data_parallel=1, rank=rank)
+        for rank in range(engine.data_parallel)
+    ]
 
 
 def _listeners(config: Config) -> list[str]:
@@ -83,7 +114,7 @@ def _engines(config: Config) -> list[str]:
         except ValueError as error:
             found.append(f"engines[{index}].{error}")
             continue
-        names.append(engine_name(engine.url, engine.name))
+        names += [engine_name(one.url, one.name) for one in ranks_of(engine)]
     for name in _twice(names):
         found.append(f"engines: two are called '{name}'; give each its own `name`")
     return found
@@ -101,6 +132,15 @@ def _models(config: Config) -> list[str]:
             if target in aliases:
                 what = "itself" if target == name else f"the alias '{target}'"
                 found.append(f"models.{name}: points to {what}; an alias names real models")
+        folder = "" if rule.tokenizer == ASK else rule.tokenizer
+        if folder and not (Path(folder) / "tokenizer.json").is_file():
+            found.append(f"models.{name}.tokenizer: there is no {folder}/tokenizer.json")
+        if rule.tokenizer and name in aliases:
+            found.append(f"models.{name}.tokenizer: belongs to the models that the alias names")
+        if rule.chat_template and not folder:
+            found.append(f"models.{name}.chat_template: is of use only beside a folder `tokenizer`")
+        if rule.chat_template and not Path(rule.chat_template).is_file():
+            found.append(f"models.{name}.chat_template: there is no file {rule.chat_template}")
     return found
 
 
@@ -116,6 +156,37 @@ def _policy(config: Config) -> list[str]:
     if config.policy in POLICIES:
         return []
     return [f"policy: expected one of {', '.join(POLICIES)}, got {config.policy!r}"]
+
+
+def _bus(config: Config) -> list[str]:
+    if not config.bus.url:
+        return []
+    try:
+        check_bus_url(config.bus.url.reveal())
+    except ValueError as error:
+        return [f"bus.url: {error}"]
+    return []
+
+
+def _labels(config: Config) -> list[str]:
+    asking = [(f"models.{name}", rule.labels) for name, rule in config.models.items()]
+    asking += [(f"keys[{index}]", key.labels) for index, key in enumerate(config.keys)]
+    found = []
+    for path, labels in asking:
+        role = labels.get("role", "decode")
+        if role not in ("prefill", "decode"):
+            found.append(f"{path}.labels.role: expected one of prefill, decode, got {role!r}")
+        plain = {name: value for name, value in labels.items() if name != "role"}
+        found += [f"{path}.labels.{text}" for text in _label_names(plain)]
+    return found
+
+
+def _label_names(labels: Mapping[str, str]) -> Iterator[str]:
+    for name in labels:
+        if name == "role":
+            yield "role: the role is no label; give the engine's `role`"
+        elif not LABEL_NAME.fullmatch(name):
+            yield f"{name}: expected a name like {LABEL_NAME.pattern}"
 
 
 def _twice(values: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ Key names in the file are the field names. Durations are seconds (`_s`), sizes b
 in `Meta`, so that the reader can say what it expected.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -14,29 +15,41 @@ from gateway.config.secret import Secret
 
 __all__ = [
     "Admin",
+    "Affinity",
+    "Bus",
     "Config",
     "Drain",
     "Engine",
     "Health",
+    "Hold",
     "Key",
     "Limits",
     "Listen",
     "Log",
     "ModelRule",
+    "Overload",
     "Retry",
     "Timeouts",
+    "label_texts",
 ]
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0)]
 SecondsOrNone = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
+CountOrNone = Annotated[int, Meta(ge=0)]
 Weight = Annotated[float, Meta(gt=0)]
+Rank = Annotated[int, Meta(ge=0, le=1023)]
 Usage = Literal["observe", "exact"]
 Kind = Literal["vllm", "sglang", "openai"]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:\[\]-]*$", max_length=200)]
+Priority = Annotated[int, Meta(ge=-1000, le=1000)]
 Digest = Annotated[str, Meta(pattern=r"^(sha256:)?[0-9a-fA-F]{64}$")]
 EnginePath = Annotated[str, Meta(pattern=r"^/")]
+HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]+$", max_length=63)]
+CookieName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]*$")]
+Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=63)]
+Role = Literal["both", "prefill", "decode"]
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,8 +101,25 @@ class Engine(Struct, frozen=True, kw_only=True):
     """TLS server name, where it differs from the URL's host."""
     profile: str = "8b-h100"
     """How long its steps take, to begin with: model size and GPU. What is observed corrects it."""
+    kv_events: list[str] = []
+    """Where it publishes its KV events: tcp://HOST:PORT[?replay=PORT], `*` for its own host.
+    Default: it is asked (GET /kv_event_sources). Read only where a model has a `tokenizer`."""
+    data_parallel: Annotated[int, Meta(ge=1, le=1024)] = 1
+    """Data-parallel ranks behind this URL, each with a KV cache of its own: each becomes an
+    endpoint, NAME.dpN, whose requests carry X-data-parallel-rank."""
+    rank: Rank | None = None
+    """The one data-parallel rank that requests go to; set for each by `data_parallel`."""
     keep_alive_s: Seconds | None = None
     """Idle connections close after this; default: below the kind's own keep-alive (4 s)."""
+    role: Role = "both"
+    """Which half of a request it serves. Clients' requests go to those that decode (both, decode);
+    one of role prefill gets only what asks for the label `role: prefill`."""
+    labels: dict[str, Label] = {}
+    """What models, keys and clients may ask for, such as `gpu: h100`."""
+    max_in_flight: CountOrNone = 0
+    """Requests it gets at once, from all workers; further ones go elsewhere, or wait as `hold`
+    says. 0: as many as come, for vLLM and SGLang have queues of their own. Workers do not lock
+    each other out: it may be passed by one request per further worker."""
 
 
 class ModelRule(Struct, frozen=True, kw_only=True):
@@ -101,6 +131,15 @@ class ModelRule(Struct, frozen=True, kw_only=True):
     """Short for a split with a single target."""
     usage: Usage | None = None
     """Overrides the gateway's `usage`."""
+    tokenizer: str = ""
+    """Folder of the model's files (tokenizer.json and its kind), or `engine`: the engine is asked
+    for token ids (POST /tokenize), which costs each request some milliseconds. With it, and with
+    engines that publish KV events, prompts are compared by token ids with what each engine's cache
+    holds. Default: by their text, with what was sent there."""
+    chat_template: str = ""
+    """File of the chat template that the engines were started with; default: the folder's own."""
+    labels: dict[str, Label] = {}
+    """Requests that name the model, or this alias, go only to engines with all these labels."""
 
 
 class Key(Struct, frozen=True, kw_only=True):
@@ -114,6 +153,11 @@ class Key(Struct, frozen=True, kw_only=True):
     """Models and aliases it may use; empty: all."""
     usage: Usage | None = None
     """Overrides the model's and the gateway's `usage`."""
+    labels: dict[str, Label] = {}
+    """Its requests go only to engines with all these labels."""
+    priority: Priority = 0
+    """Of its requests in the queue (see `hold`): a lower number is served earlier. A request may
+    ask for a higher one by itself, never for a lower one: nobody gets ahead who is not let."""
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -182,6 +226,41 @@ class Health(Struct, frozen=True, kw_only=True):
     """Between two look-ups of an engine's name; also after each failed probe."""
 
 
+class Hold(Struct, frozen=True, kw_only=True):
+    """Requests for which no engine has room wait in the gateway: first those of the lowest
+    `priority` number, among equals the one that came first. When something frees, the first is
+    routed, by what holds then. All bounds are per worker."""
+
+    wait_s: SecondsOrNone = 0.0
+    """An engine has no room while a prompt would wait there longer than this, as estimated from
+    what was sent. 0: only a full `max_in_flight` holds requests back. Off unless asked for:
+    engines queue by themselves, and where estimates are too high requests would wait for nothing.
+    It buys that priorities count, and that engines are chosen late; 1 to 5 is a good value."""
+    requests: CountOrNone = 1024
+    """That wait at most. With one more the last of them is answered 429, or the new one unless its
+    priority number is lower. 0: none waits. At 10 requests a second this is a queue of 100 s."""
+    bytes: CountOrNone = 256 << 20
+    """Of their bodies; below limits.buffered_bytes, so that what waits never stops what runs."""
+    time_s: Seconds = 60.0
+    """How long each waits at most before it is answered 429. Clients have more patience (OpenAI's
+    600 s), proxies between them and us often have not, and shall see our answer."""
+    no_engine_s: SecondsOrNone = 0.0
+    """The same where no engine at all is ready, as while a single one restarts or the first one
+    starts; then 503. 0: 503 at once, so that clients with another place to go, go there."""
+
+
+class Overload(Struct, frozen=True, kw_only=True):
+    """When an engine's own metrics say that it has too much: then it gets nothing while another
+    has not. Against load that the gateway does not see, and for policies that look at none: what
+    the gateway itself sent is weighed long before an engine says so. Read with each scrape."""
+
+    waiting: CountOrNone = 32
+    """Requests in its queue. Shorter ones are the policy's to weigh. 0: does not count."""
+    kv_usage: Annotated[float, Meta(ge=0, le=1)] = 0.95
+    """Share of its KV cache that running requests hold: above, it preempts what it has. 0: does
+    not count."""
+
+
 class Retry(Struct, frozen=True, kw_only=True):
     """How much may be asked a second time; a fleet in trouble must not get twice the load."""
 
@@ -200,6 +279,41 @@ class Drain(Struct, frozen=True, kw_only=True):
     """Unready but serving, until load balancers have noticed. A second signal ends the wait."""
     grace_s: SecondsOrNone = 600.0
     """For running streams; set the pod's terminationGracePeriodSeconds above the sum."""
+
+
+class Bus(Struct, frozen=True, kw_only=True):
+    """Several gateways in front of the same engines tell each other their load."""
+
+    url: Secret = Secret()
+    """redis[s]://[[user]:password@]host[:port][/db], inline, as env:NAME or file:PATH. Empty: this
+    gateway is the only one. Gateways that share a db of a server share their load."""
+    name: Name | None = None
+    """Of this gateway, unlike any other's and the same after a restart; default: the host name
+    (in Kubernetes the pod's) and the port."""
+    gateways: Annotated[int, Meta(ge=0, le=256)] = 0
+    """How many there are. While the bus is away, own load times this stands for that of all; 0: as
+    many as were heard of last."""
+
+
+class Affinity(Struct, frozen=True, kw_only=True):
+    """Requests that name the same session, and where they meet again."""
+
+    mode: Literal["soft", "hard", "off"] = "soft"
+    """soft: leaving the session's engine costs `weight_s`, and is done where that pays; a term of
+    the policy marginal-cost, which alone counts in seconds. hard: the session stays as long as its
+    engine is up, whatever the policy, and moves once if it dies."""
+    headers: list[HeaderName] = msgspec.field(
+        default_factory=lambda: ["x-session-affinity", "x-session-id"]
+    )
+    """Request headers that name a session; the first of the list that is there counts."""
+    cookie: CookieName = ""
+    """Cookie that does, where none of the headers is there; empty: none."""
+    weight_s: SecondsOrNone = 0.5
+    """About what an 8B model on an H100 takes for the 10,000 tokens of an agent's context. What the
+    prefix index knows of is counted beside it."""
+    idle_s: Seconds = 3600.0
+    """A session without a request for this long is forgotten; an engine's cache forgets sooner.
+    Above 4 h there is no telling."""
 
 
 class Log(Struct, frozen=True, kw_only=True):
@@ -226,9 +340,21 @@ class Config(Struct, frozen=True, kw_only=True):
     policy: str = "marginal-cost"
     """How an engine is picked; see router/policies. marginal-cost: where the request is answered
     soonest, at the least cost to the others."""
+    index_blocks: Annotated[int, Meta(ge=1024, le=1 << 28)] = 1 << 20
+    """Blocks of prompts of which it is known who has them cached, 16 bytes each in shared memory,
+    about 50 more in the control process for each endpoint that has one. A block is 256 bytes of
+    text, or as many tokens as in the engine (16, mostly)."""
     usage: Usage = "observe"
     """observe: read usage where the engine sends it, else estimate. exact: ask the engine for it
     in every stream and hide what the client did not ask for."""
+    affinity: Affinity = Affinity()
+    adapter_load_s: SecondsOrNone = 0.5
+    """What it costs to ask for a LoRA adapter at an engine that has it in none of its slots, where
+    one is free; twice that where it displaces another. Some 0.05 s from host memory, 1 s from
+    disk. A term of marginal-cost; 0: adapters are spread like base models."""
+    client_labels: bool = False
+    """Heed clients' `x-headgate-labels: name=value, ...`, beside what model and key ask for. Off:
+    clients do not choose engines."""
     paths: list[EnginePath] = []
     """Further request paths that go to the engines, besides OpenAI's own."""
     cors_origins: list[str] = []
@@ -245,8 +371,11 @@ class Config(Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
     health: Health = Health()
+    hold: Hold = Hold()
+    overload: Overload = Overload()
     retry: Retry = Retry()
     drain: Drain = Drain()
+    bus: Bus = Bus()
     access_log: str = ""
     """File to append one JSON object per request to, '-' for standard output; empty: none.
     Reopened on SIGHUP."""
@@ -270,17 +399,29 @@ class Config(Struct, frozen=True, kw_only=True):
                 bytes.fromhex(key.digest.removeprefix("sha256:")),
                 list(key.models),
                 key.usage or "",
+                label_texts(key.labels),
+                key.priority,
             )
             for key in self.keys
         ]
 
     def to_settings(self, admin_address: str = "") -> messages.Settings:
         """The part that the workers take; `admin_address`: where the admin port can be reached."""
-        limits, timeouts, retry = self.limits, self.timeouts, self.retry
+        limits, timeouts, retry, hold = self.limits, self.timeouts, self.retry, self.hold
         return messages.Settings(
             policy=self.policy,
             usage=self.usage,
             usage_by_model={n: rule.usage for n, rule in self.models.items() if rule.usage},
+            labels_by_model={
+                n: label_texts(rule.labels) for n, rule in self.models.items() if rule.labels
+            },
+            client_labels=self.client_labels,
+            adapter_load_s=self.adapter_load_s,
+            affinity_mode=self.affinity.mode,
+            affinity_headers=tuple(name.lower() for name in self.affinity.headers),
+            affinity_cookie=self.affinity.cookie,
+            affinity_weight_s=self.affinity.weight_s,
+            affinity_idle_s=self.affinity.idle_s,
             paths=list(self.paths),
             cors_origins=list(self.cors_origins),
             decision_header=self.decision_header,
@@ -302,9 +443,19 @@ class Config(Struct, frozen=True, kw_only=True):
             client_stall_s=timeouts.client_stall_s,
             client_keep_alive_s=timeouts.client_keep_alive_s,
             dead_silence_s=timeouts.dead_silence_s,
+            hold_wait_s=hold.wait_s,
+            hold_requests=hold.requests,
+            hold_bytes=hold.bytes,
+            hold_s=hold.time_s,
+            hold_no_engine_s=hold.no_engine_s,
             retry_share=retry.share,
             retry_floor=retry.floor,
             retry_window_s=retry.window_s,
             log_level=self.log.level,
             log_format=self.log.format,
         )
+
+
+def label_texts(labels: Mapping[str, str]) -> list[str]:
+    """Labels as they are told: name=value each."""
+    return [f"{name}={value}" for name, value in sorted(labels.items())]

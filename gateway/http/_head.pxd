@@ -43,6 +43,7 @@ cpdef enum FieldId:
     X_HEADGATE = 40             # every name that begins with "x-headgate-"
     X_DATA_PARALLEL_RANK = 41
     X_VLLM_PRIORITY = 42
+    X_HEADGATE_PRIORITY = 43    # read by the gateway itself
 
 cpdef enum Fault:
     # Why a head or a body is refused. `faults.py` gives each its status and its words.
@@ -104,6 +105,7 @@ cdef struct Head:
     int content_type
     int content_encoding
     int origin
+    int priority
 
 # Size of the head that begins at p[0], its empty line included; 0: not all of it is there yet.
 # `seen`: how many bytes an earlier call has been through without an end (0 at first).

@@ -30,6 +30,7 @@ class FieldId(IntEnum):
     X_HEADGATE = 40
     X_DATA_PARALLEL_RANK = 41
     X_VLLM_PRIORITY = 42
+    X_HEADGATE_PRIORITY = 43
 
 class Fault(IntEnum):
     HEAD_TOO_LARGE = -1

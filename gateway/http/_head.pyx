@@ -280,6 +280,8 @@ cdef int take_field(const uint8_t* p, Head* head, int index) noexcept nogil:
         first_index(&head.content_encoding, index)
     elif id == FieldId.ORIGIN:
         first_index(&head.origin, index)
+    elif id == FieldId.X_HEADGATE_PRIORITY:
+        first_index(&head.priority, index)
     return 0
 
 
@@ -375,7 +377,7 @@ cdef inline void clear(Head* head) noexcept nogil:
     head.content_length = -1
     head.chunked = head.close = head.expect_continue = head.upgrade = False
     head.host = head.authorization = head.api_key = head.request_id = -1
-    head.content_type = head.content_encoding = head.origin = -1
+    head.content_type = head.content_encoding = head.origin = head.priority = -1
 
 
 cdef int read_fields(const uint8_t* p, size_t n, size_t at, Head* head) noexcept nogil:

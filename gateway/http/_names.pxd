@@ -74,5 +74,7 @@ cdef inline uint8_t field_id(const uint8_t* p, size_t size) noexcept nogil:
         if equals(p, b"x-data-parallel-rank", 20):
             return FieldId.X_DATA_PARALLEL_RANK
     if c == c'x' and size >= 11 and equals(p, b"x-headgate-", 11):
+        if size == 19 and equals(p + 11, b"priority", 8):
+            return FieldId.X_HEADGATE_PRIORITY
         return FieldId.X_HEADGATE
     return FieldId.OTHER

@@ -58,6 +58,7 @@ cdef object head_value(bytes data, const CHead* head):
                 ("content_type", head.content_type),
                 ("content_encoding", head.content_encoding),
                 ("origin", head.origin),
+                ("priority", head.priority),
             )
             if index >= 0
         },

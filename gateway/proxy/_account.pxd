@@ -16,6 +16,7 @@ cdef class Account:
     cdef double dispatch_s          # when it was sent to its endpoint
     cdef double first_s             # of its first event; 0: none yet
     cdef double last_s              # of its last event, or byte where there are no events
+    cdef double held_s              # waited for an engine with room
     cdef int64_t bytes_out          # to the client
     cdef int64_t tokens_in          # as the engine said; -1: it did not
     cdef int64_t tokens_out

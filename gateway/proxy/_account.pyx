@@ -45,7 +45,7 @@ cdef class Account:
         self.plane.counts[<int>Count.ACCEPTED] += 1
         self.is_open = True
         self.start_s = self.last_s = self.entered_s
-        self.first_s = self.own_s = self.dispatch_s = 0
+        self.first_s = self.own_s = self.dispatch_s = self.held_s = 0
         self.bytes_out = 0
         self.tokens_in = self.tokens_out = -1
 
@@ -118,6 +118,7 @@ cdef class Account:
             "reason": Reason(reason).name.lower() if reason else None,
             "endpoint": pool.endpoint.name if pool is not None else None,
             "dispatches": n_dispatches,
+            "held_s": round(self.held_s, 6) if self.held_s else None,
             "ttft_s": round(self.first_s - self.start_s, 6) if self.first_s else None,
             "total_s": round(now - self.start_s, 6),
             "events": n_events,

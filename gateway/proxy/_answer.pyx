@@ -4,12 +4,12 @@ from http import HTTPStatus
 
 from engines.dialect import refusal_body
 from gateway.http.faults import REFUSALS
-from gateway.reasons import REASONS, Reason
+from gateway.reasons import FROM_QUEUE, REASONS, Reason
 
 from gateway.http._body cimport Framing
 from gateway.http._head cimport FieldId, Head, Span
 from gateway.http._write cimport Buffer
-from gateway.proxy._plane cimport Plane
+from gateway.proxy._plane cimport Plane, now_s
 from gateway.proxy._relay cimport Relay, Shape
 from gateway.proxy._request cimport Request
 
@@ -110,7 +110,10 @@ cdef bytes refusal(Plane plane, Request request, int reason, tuple details):
     words = REASONS[Reason(reason)]
     lines = f"x-headgate-reason: {Reason(reason).name.lower()}\r\n"
     if words.retry_after_s is not None:
-        lines += f"retry-after: {words.retry_after_s}\r\n"
+        retry_after_s = words.retry_after_s
+        if retry_after_s == FROM_QUEUE:
+            retry_after_s = plane.waiting.turn_in_s(now_s())
+        lines += f"retry-after: {retry_after_s}\r\n"
     if words.status == 401:
         lines += "www-authenticate: Bearer\r\n"
     if words.status == 405 and request.path is not None:

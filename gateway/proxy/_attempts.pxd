@@ -5,6 +5,9 @@ from gateway.proxy._pool cimport Pool
 from gateway.proxy._request cimport Request
 from router._policy cimport Ask
 
+cdef enum:
+    GIVE_UP = -3        # it is not asked again; beside the router's NOBODY and BUSY
+
 cdef class Attempts:
     """One per client connection, used for one request after the other."""
     cdef Plane plane
@@ -14,13 +17,25 @@ cdef class Attempts:
     cdef int n_dispatches
     cdef bint refreshed
     cdef bint redispatched
+    cdef list weighed               # what the candidates cost, for x-headgate-decision; else None
     cdef int deaths                 # engines that died, or may have died, with it on board
-    cdef void begin(self, Request request) noexcept
-    # The slot to ask next; -1: there is none, or the request has been at enough of them.
-    cdef int pick(self, Request request, double now_s) except? -2
-    # The same after a failure (a retry.Cause) at `pool`, if it may be repeated at all.
-    cdef int again(self, Request request, int cause, Pool pool, double now_s) except? -2
+    cdef int retry_count            # the Count of the retry that is due; -1: none is
+    cdef void begin(self, Request request, double now_s) noexcept
+    # The slot to ask next, or NOBODY, BUSY, or GIVE_UP: it has been at enough of them.
+    cdef int pick(self, Request request, double now_s) except? -9
+    # As `pick`, at a glance: a slot's number says no more than that one of them has room.
+    cdef int look(self, Request request, double now_s) noexcept
+    # As `pick`, after a failure (a retry.Cause) at `pool`; GIVE_UP: it may not be repeated, or
+    # there is neither an endpoint for it nor a place in the queue.
+    cdef int again(self, Request request, int cause, Pool pool, double now_s) except? -9
     # It goes to this slot now.
     cdef void went(self, int slot) noexcept
+    # What the candidates of the last pick cost: see Policy.explain, and `slot`.
+    cdef list weigh(self)
+    # Tell other workers that it waits for the endpoints that it may go to.
+    cdef void claim(self, double now_s) noexcept
+    # Equal for requests that may go to the same endpoints.
+    cdef tuple wants(self, Request request)
     # private
+    cdef void _ask(self, Request request, double now_s) noexcept
     cdef bint _spend(self) except -1

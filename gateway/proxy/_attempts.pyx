@@ -8,8 +8,8 @@ from gateway._shared cimport Count
 from gateway.proxy._plane cimport Plane
 from gateway.proxy._pool cimport Pool
 from gateway.proxy._request cimport Request
-from router._policy cimport Ask
-from router._table cimport MAX_TRIED
+from router._policy cimport NOBODY, Ask, room, was_tried
+from router._table cimport MAX_TRIED, Load
 
 cdef dict COUNTS = {
     retry.Cause.DIAL: <int>Count.RETRY_DIAL,
@@ -27,18 +27,45 @@ cdef class Attempts:
     def __cinit__(self, Plane plane):
         self.plane = plane
 
-    cdef void begin(self, Request request) noexcept:
+    cdef void begin(self, Request request, double now_s) noexcept:
         memset(&self.ask, 0, sizeof(Ask))
         self.ask.home = -1
-        self.ask.out_tokens = request.max_tokens
+        self.ask.max_wait_s = self.plane.hold_wait_s
+        self.ask.since_s = now_s
+        self.ask.priority = request.priority
+        self.ask.worker = self.plane.column
+        self.retry_count = -1
         self.ask.n_tokens = request.prompt.n_tokens
+        self.ask.labels = request.course.labels | request.key_labels
+        if not self.ask.labels & self.plane.steering.roles:
+            self.ask.labels |= self.plane.steering.serves
+        self.ask.adapter = request.served.adapter
+        if request.course.session:
+            # Of one model: another one's engines are others.
+            self.ask.session = request.course.session ^ request.served.root
+            self.ask.home_s = self.plane.steering.weight_s
+            self.ask.is_bound = self.plane.steering.is_bound
+        self.weighed = None
         self.n_dispatches = self.deaths = 0
         self.refreshed = self.redispatched = self.fresh = False
 
-    cdef int pick(self, Request request, double now_s) except? -2:
+    cdef int pick(self, Request request, double now_s) except? -9:
         cdef int slot
         if self.ask.n_tried == MAX_TRIED:
-            return -1
+            return GIVE_UP
+        self._ask(request, now_s)
+        slot = self.plane.router.pick(&self.ask, request.prompt, request.served.demand)
+        if slot < 0:
+            return slot
+        if self.plane.pools[slot] is None:
+            return NOBODY
+        self.hit_tokens = self.plane.router.last_hit_tokens
+        if self.plane.decision_header:
+            self.weighed = self.weigh()
+        return slot
+
+    cdef void _ask(self, Request request, double now_s) noexcept:
+        self.ask.out_tokens = request.max_tokens
         if request.pinned >= 0:
             self.ask.slots = &request.pinned
             self.ask.n_slots = 1
@@ -46,18 +73,50 @@ cdef class Attempts:
             self.ask.slots = request.served.slots
             self.ask.n_slots = request.served.n_slots
         self.ask.now_s = now_s
-        slot = self.plane.router.pick(&self.ask, request.prompt, request.served.demand)
-        if slot < 0 or self.plane.pools[slot] is None:
-            return -1
-        self.hit_tokens = self.plane.router.last_hit_tokens
-        return slot
+        self.ask.minds_others = self.plane.others_hold()
+
+    cdef int look(self, Request request, double now_s) noexcept:
+        self._ask(request, now_s)
+        self.ask.shuns_overloaded = False
+        return room(self.plane.table, &self.ask)
+
+    cdef list weigh(self):
+        return self.plane.router.policy.explained(self.plane.table, &self.ask)
 
     cdef void went(self, int slot) noexcept:
         self.ask.tried[self.ask.n_tried] = slot
         self.ask.n_tried += 1
         self.n_dispatches += 1
+        # Others leave it to our first one no longer; whether there is a next one, says the tick.
+        self.plane.table.cell(self.plane.column, slot).held_noted_s = 0
+        if self.retry_count >= 0:
+            self.plane.counts[self.retry_count] += 1
+            self.retry_count = -1
 
-    cdef int again(self, Request request, int cause, Pool pool, double now_s) except? -2:
+    cdef void claim(self, double now_s) noexcept:
+        cdef Load* load
+        cdef int index, slot
+        for index in range(self.ask.n_slots):
+            slot = self.ask.slots[index]
+            if was_tried(&self.ask, slot) or (
+                    self.ask.labels & ~self.plane.table.rows[slot].labels):
+                continue
+            load = self.plane.table.cell(self.plane.column, slot)
+            # Of several lines for an endpoint the one whose turn comes first counts.
+            if load.held_noted_s != now_s or self.ask.priority < load.held_priority or (
+                    self.ask.priority == load.held_priority
+                    and self.ask.since_s < load.held_since_s):
+                load.held_noted_s = now_s
+                load.held_since_s = self.ask.since_s
+                load.held_priority = self.ask.priority
+
+    cdef tuple wants(self, Request request):
+        cdef int index
+        tried = frozenset([self.ask.tried[index] for index in range(self.ask.n_tried)])
+        session = self.ask.session if self.ask.is_bound else 0
+        return request.served.name, request.pinned, self.ask.labels, session, tried
+
+    cdef int again(self, Request request, int cause, Pool pool, double now_s) except? -9:
         cdef int slot, verdict
         self.fresh = False
         if cause in DEATHS:
@@ -65,7 +124,7 @@ cdef class Attempts:
         verdict = retry.decide(cause, refreshed=self.refreshed, redispatched=self.redispatched,
                                deaths=self.deaths)
         if verdict == retry.Verdict.GIVE_UP:
-            return -1
+            return GIVE_UP
         if verdict == retry.Verdict.SAME_FRESH:
             if self.ask.n_tried < MAX_TRIED and self.plane.pools[pool.slot] is pool:
                 self.refreshed = self.fresh = True
@@ -73,11 +132,15 @@ cdef class Attempts:
                 return pool.slot
             verdict = retry.Verdict.ELSEWHERE_IN_BUDGET
         slot = self.pick(request, now_s)
-        if slot < 0 or (verdict == retry.Verdict.ELSEWHERE_IN_BUDGET and not self._spend()):
-            return -1
+        if slot < 0 and (
+                slot == GIVE_UP or self.ask.n_tried >= self.ask.n_slots
+                or not self.plane.patience_s(slot, request.priority, request.body_size)):
+            return GIVE_UP
+        if verdict == retry.Verdict.ELSEWHERE_IN_BUDGET and not self._spend():
+            return GIVE_UP
         if verdict == retry.Verdict.ELSEWHERE:
             self.redispatched = True
-        self.plane.counts[<int>COUNTS[cause]] += 1
+        self.retry_count = COUNTS[cause]
         return slot
 
     cdef bint _spend(self) except -1:

@@ -38,6 +38,7 @@ cdef struct Envelope:
     Value input
     Value cache_salt
     Value max_tokens            # or max_completion_tokens, max_output_tokens
+    Value priority
     size_t brace                # where the object begins
 
 # 0, or a JsonFault; at most `depth` (up to MAX_DEPTH) brackets open within a member. Strings are
@@ -47,4 +48,6 @@ cdef int read_envelope(const char* p, size_t n, int depth, Envelope* envelope) n
 cdef bytes string_of(const char* p, Value value)
 # A number's whole part; -1: it is none.
 cdef int64_t number_of(const char* p, Value value) noexcept nogil
+# The value of a whole number, its sign included, as far as it goes; False: it is none.
+cdef bint read_integer(const char* p, size_t n, int64_t* number) noexcept nogil
 cdef bint is_literal(const char* p, Value value, const char* word, size_t size) noexcept nogil

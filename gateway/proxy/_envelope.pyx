@@ -143,8 +143,11 @@ cdef Value* member(const char* p, size_t start, size_t size, Envelope* envelope)
             return &envelope.prompt
         if memcmp(name, b"system", 6) == 0:
             return &envelope.system
-    if size == 8 and memcmp(name, b"messages", 8) == 0:
-        return &envelope.messages
+    if size == 8:
+        if memcmp(name, b"messages", 8) == 0:
+            return &envelope.messages
+        if memcmp(name, b"priority", 8) == 0:
+            return &envelope.priority
     if (size == 10 and (memcmp(name, b"max_tokens", 10) == 0)) or (
             size == 17 and memcmp(name, b"max_output_tokens", 17) == 0) or (
             size == 21 and memcmp(name, b"max_completion_tokens", 21) == 0):
@@ -224,6 +227,21 @@ cdef int64_t number_of(const char* p, Value value) noexcept nogil:
     return number if value.size else -1
 
 
+cdef bint read_integer(const char* p, size_t n, int64_t* number) noexcept nogil:
+    cdef bint negative = n > 0 and p[0] == c"-"
+    cdef size_t at
+    if not 0 < n - negative <= 18:
+        return False
+    number[0] = 0
+    for at in range(negative, n):
+        if not c"0" <= p[at] <= c"9":
+            return False
+        number[0] = 10 * number[0] + p[at] - c"0"
+    if negative:
+        number[0] = -number[0]
+    return True
+
+
 cdef bint is_literal(const char* p, Value value, const char* word, size_t size) noexcept nogil:
     return value.size == size and memcmp(p + value.start, word, size) == 0
 
@@ -240,6 +258,6 @@ def probe(bytes body, int depth=128):
         for name, value in (
             ("model", e.model), ("stream", e.stream), ("stream_options", e.stream_options),
             ("kv_transfer_params", e.kv_transfer_params),
-            ("previous_response_id", e.previous_response_id),
+            ("previous_response_id", e.previous_response_id), ("priority", e.priority),
         ) if value.size
     }

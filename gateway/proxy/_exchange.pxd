@@ -1,7 +1,8 @@
 """One request's way through the gateway: pick, dispatch, relay, retry, account.
 
-    IDLE -start-> DIALING -> WAITING -head-> HOLDING -first frame-> STREAMING -> IDLE
-                     ^___________|______________|   (retry: nothing has gone to the client)
+    IDLE -start-> (HELD ->) DIALING -> WAITING -head-> HOLDING -first frame-> STREAMING -> IDLE
+                   ^         ^____________|______________|
+                   |______________________|   (retry: nothing has gone to the client)
 
 Every path back to IDLE goes through `over`, which counts the request once; every dispatch is
 booked in `_dispatch` and released in `_release`, once.
@@ -17,15 +18,17 @@ from gateway.proxy._pool cimport Pool
 from gateway.proxy._relay cimport Relay
 from gateway.proxy._request cimport Request
 from gateway.proxy._upstream cimport Sink, Upstream
+from gateway.proxy._waiting cimport Waiter
 from gateway.proxy._wheel cimport Timed
 from router._booking cimport Booking
 
 cpdef enum Stage:
     IDLE = 0
-    DIALING = 1     # booked; waits for a connection
-    WAITING = 2     # sent; no response head
-    HOLDING = 3     # head is here; nothing has gone to the client
-    STREAMING = 4   # the client has bytes
+    HELD = 1        # at no endpoint: waits for its token ids, or for one with room
+    DIALING = 2     # booked; waits for a connection
+    WAITING = 3     # sent; no response head
+    HOLDING = 4     # head is here; nothing has gone to the client
+    STREAMING = 5   # the client has bytes
 
 cpdef enum Ending:
     KEEP = 0        # may carry the next request
@@ -43,6 +46,10 @@ cdef class Client(Timed):
     # Send an error of ours as the whole answer. Returns its status.
     cdef int answer(self, int reason, tuple details) except -1
 
+cdef class Place(Waiter):
+    """Of an exchange that is HELD, in the plane's queue."""
+    cdef Exchange exchange
+
 cdef class Exchange(Sink):
     cdef Plane plane
     cdef Client client
@@ -58,6 +65,13 @@ cdef class Exchange(Sink):
     cdef Attempts attempts
     cdef bint doomed                # its endpoint is dead, though it may still be sending
     cdef str doom
+    # while it is HELD
+    cdef Place place
+    cdef int verdict                # of the router, the last time: NOBODY or BUSY
+    cdef double held_since_s
+    cdef double held_until_s
+    cdef int failure                # why its last dispatch failed: a Reason; NONE: it had none
+    cdef str failure_detail
     # the response
     cdef int status
     cdef int kind                   # BodyKind
@@ -65,6 +79,7 @@ cdef class Exchange(Sink):
     cdef bint dying                 # its answer says that its engine is going down
     cdef bint gathers               # may be turned away: not sent before its body is known
     cdef bint reusable
+    cdef object job                 # what makes the ids that it is HELD for; has `cancel`
     cdef bytes pending              # what has not gone to the client yet
     # The request has been read. Ends in `client.on_over`.
     cdef int start(self) except -1
@@ -78,13 +93,21 @@ cdef class Exchange(Sink):
     # End a request that was never dispatched: answered by us, or given up by its client.
     cdef int over(self, int outcome, int status, int reason, int ending) except -1
     # private
+    cdef int _make_ids(self) except -1
+    cdef int _route(self) except -1
+    cdef int _hold(self, int verdict) except -1
+    cdef bint admit(self, double now_s) except -1
+    cdef int expelled(self, double now_s) except -1
+    cdef int _held_too_long(self) except -1
+    cdef int _no_room(self, int reason, tuple details) except -1
+    cdef int _leave_queue(self, bint went) except -1
+    cdef str _queue(self)
     cdef str _nobody(self)
     cdef int _dispatch(self, int slot) except -1
     cdef int on_connection(self, Upstream upstream) except -1
     cdef int on_head(self, Upstream upstream, bytes data, const Head* head) except -1
     cdef int on_body(self, Upstream upstream, bytes data) except -1
     cdef int _kind(self, const char* p, const Head* head) noexcept
-    cdef bytes _decision(self)
     cdef int _feed(self, bytes data, size_t at) except -1
     cdef bint _held_back(self, bytes out) except -1
     cdef bint _gave_up(self, bytes out) except -1

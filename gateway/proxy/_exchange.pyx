@@ -11,19 +11,30 @@ from gateway.reasons import REASONS, Reason
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memcmp
 
-from gateway._shared cimport Count, EndpointWord, status_index
+from gateway._shared cimport (
+    Count,
+    EndpointWord,
+    ModelWord,
+    latency_bounds_s,
+    observe,
+    status_index,
+)
 from gateway.http._head cimport Head
 from gateway.http._write cimport Buffer
 from gateway.proxy._account cimport Account
 from gateway.proxy._answer cimport relayed_head
-from gateway.proxy._attempts cimport Attempts
-from gateway.proxy._plane cimport Plane, now_s
+from gateway.proxy._asking cimport make_ids
+from gateway.proxy._attempts cimport GIVE_UP, Attempts
+from gateway.proxy._explain cimport decision_line
+from gateway.proxy._plane cimport Plane, Served, now_s
 from gateway.proxy._pool cimport Pool
 from gateway.proxy._relay cimport BodyKind, Relay
 from gateway.proxy._request cimport Request, start_of
 from gateway.proxy._upstream cimport Upstream
+from gateway.proxy._waiting cimport Waiter, Waiting
 from gateway.proxy._wheel cimport Timed
 from router._booking cimport Stage as BookingStage
+from router._policy cimport BUSY, NOBODY
 from router._table cimport DYING
 
 cdef enum:
@@ -57,6 +68,23 @@ cdef class Client(Timed):
         raise NotImplementedError
 
 
+cdef class Place(Waiter):
+    cdef bint admit(self, double now) except -1:
+        cdef Exchange exchange = self.exchange
+        try:
+            return exchange.admit(now)
+        except Exception as error:
+            exchange.on_error(error)    # which leaves the queue
+            return True
+
+    cdef int tell(self, double now) except -1:
+        self.exchange.attempts.claim(now)
+        return 0
+
+    cdef int expelled(self, double now) except -1:
+        return self.exchange.expelled(now)
+
+
 cdef class Exchange(Sink):
     """One per client connection, used for one request after the other."""
 
@@ -72,21 +100,139 @@ cdef class Exchange(Sink):
     # -- dispatch
 
     cdef int start(self) except -1:
+        self.attempts.begin(self.request, self.account.entered_s)
+        self.failure = NO_REASON
+        if self.request.wants_ids():
+            return self._make_ids()
+        return self._route()
+
+    cdef int _make_ids(self) except -1:
+        self.stage = Stage.HELD
+        self.account.leave()
+        # Whatever the answer, `_on_ids` is called: perhaps before this returns.
+        self.job = make_ids(self.plane, self.request, self._on_ids)
+        return 0
+
+    def _on_ids(self, ids):
+        self.job = None
+        self.account.enter()
+        try:
+            if ids is not None:
+                self.request.take_ids(ids)
+                self.attempts.ask.n_tokens = self.request.prompt.n_tokens
+            self._route()
+        except Exception as error:
+            self.on_error(error)
+
+    cdef int _route(self) except -1:
+        cdef Waiting waiting = self.plane.waiting
         cdef int slot
-        self.attempts.begin(self.request)
+        if waiting.n:
+            # What has become free belongs first to those who wait already.
+            waiting.turn(self.account.entered_s, self.request.priority)
+            if waiting.is_ahead(self.attempts.wants(self.request), self.request.priority,
+                                self.attempts.ask.since_s):
+                return self._hold(BUSY)
         slot = self.attempts.pick(self.request, self.account.entered_s)
         if slot < 0:
-            self.over(Count.REFUSED, self.client.answer(Reason.NO_ENDPOINT, (self._nobody(),)),
-                      Reason.NO_ENDPOINT, self._ending())
-            return 0
+            return self._hold(slot)
         return self._dispatch(slot)
+
+    # -- waiting for room
+
+    cdef int _hold(self, int verdict) except -1:
+        """No endpoint can have it now: it waits for one, if it may."""
+        cdef double now = self.account.entered_s
+        cdef double patience_s = self.plane.patience_s(verdict, self.request.priority,
+                                                       self.request.body_size)
+        if patience_s <= 0:
+            if verdict != BUSY:
+                return self._no_room(Reason.NO_ENDPOINT, (self._nobody(),))
+            return self._no_room(Reason.HOLD_FULL, (self._queue(),))
+        self.stage = Stage.HELD
+        self.verdict = verdict
+        self.held_since_s = now
+        self.held_until_s = now + max(0.0, patience_s - self.account.held_s)
+        self.place = Place()
+        self.place.exchange = self
+        self.place.priority = self.request.priority
+        self.place.since_s = self.attempts.ask.since_s
+        self.place.n_bytes = self.request.body_size
+        self.plane.waiting.join(self.place, self.attempts.wants(self.request), now)
+        self.plane.counts[<int>Count.HELD_REQUESTS] += 1
+        self.plane.counts[<int>Count.HELD_BYTES] += self.place.n_bytes
+        if not self.client.stalled_s:
+            self.plane.wheel.set(self.client, self.held_until_s)
+        return 0
+
+    cdef bint admit(self, double now) except -1:
+        cdef int slot
+        cdef Served served = self.plane.current(self.request.served)
+        self.account.enter()
+        if served is None:
+            self.verdict = NOBODY       # for now: it may be a restart
+            return False
+        self.request.served = served
+        # The first in line is asked often: its prompt is looked up only when there is room.
+        slot = self.attempts.look(self.request, now)
+        if slot >= 0:
+            slot = self.attempts.pick(self.request, now)
+        if slot < 0:
+            self.verdict = slot
+            return False
+        self._leave_queue(True)
+        self._dispatch(slot)
+        if self.account.is_open:
+            self.account.leave()
+        return True
+
+    cdef int expelled(self, double now) except -1:
+        # It is told with the next tick: this is the callback of the one that has its place.
+        self.held_until_s = now
+        self.plane.wheel.drop(self.client)
+        self.plane.wheel.set(self.client, now)
+        return 0
+
+    cdef int _held_too_long(self) except -1:
+        cdef bint has_place = self.place.line is not None
+        self._leave_queue(False)
+        if not has_place:
+            return self._no_room(Reason.HOLD_FULL, (self._queue(),))
+        if self.verdict == BUSY:
+            return self._no_room(Reason.HOLD_TIMEOUT, (f"{self.plane.hold_s:g}",))
+        return self._no_room(Reason.NO_ENDPOINT, (self._nobody(),))
+
+    cdef int _no_room(self, int reason, tuple details) except -1:
+        if self.failure != NO_REASON:
+            return self._give_up(self.failure, self.failure_detail)
+        return self.over(Count.REFUSED, self.client.answer(reason, details), reason,
+                         self._ending())
+
+    cdef int _leave_queue(self, bint went) except -1:
+        cdef double now = self.account.entered_s
+        cdef double held_s = now - self.held_since_s
+        if self.place is None:
+            return 0
+        self.plane.waiting.leave(self.place, went, now)
+        self.plane.counts[<int>Count.HELD_REQUESTS] -= 1
+        self.plane.counts[<int>Count.HELD_BYTES] -= self.place.n_bytes
+        self.place.exchange = None
+        self.place = None
+        self.account.held_s += held_s
+        observe(self.request.served.words + <int>ModelWord.M_HELD, latency_bounds_s(), held_s)
+        return 0
+
+    cdef str _queue(self):
+        return f"{self.plane.waiting.n} requests of {self.plane.waiting.n_bytes} bytes wait"
 
     cdef str _nobody(self):
         if self.request.served.n_slots == 0:
             return "no engine is known yet"
         name = self.request.served.name
         what = f"the model '{name}'" if name else "this path"
-        return f"{self.attempts.ask.n_slots} known for {what}, none of them ready"
+        text = f"{self.attempts.ask.n_slots} known for {what}, none of them ready"
+        labels = self.plane.label_texts(self.request.course.labels | self.request.key_labels)
+        return f"{text} and labelled {', '.join(labels)}" if labels else text
 
     cdef int _dispatch(self, int slot) except -1:
         cdef Upstream upstream
@@ -161,7 +307,8 @@ cdef class Exchange(Sink):
         self.gathers = head.status >= 500 or head.status == 429
         self.pending = relayed_head(
             self.plane, self.request, self.relay, p, head,
-            self._decision() if self.plane.decision_header else None,
+            decision_line(self.plane, self.attempts, self.slot, self.request.has_ids)
+            if self.attempts.weighed is not None else None,
         )
         self.stage = Stage.HOLDING
         self.account.last_s = self.account.entered_s
@@ -177,15 +324,6 @@ cdef class Exchange(Sink):
         return _kind_of(p + head.fields[head.content_type].value.start,
                         head.fields[head.content_type].value.size)
 
-    cdef bytes _decision(self):
-        return (
-            f"x-headgate-decision: endpoint={self.pool.endpoint.name} "
-            f"policy={self.plane.router.policy.name} candidates={self.attempts.ask.n_slots} "
-            f"in-flight={self.plane.table.in_flight(self.slot)} "
-            f"cached-tokens={self.attempts.hit_tokens:.0f}/{self.attempts.ask.n_tokens:.0f} "
-            f"dispatches={self.attempts.n_dispatches}\r\n"
-        ).encode()
-
     cdef int _feed(self, bytes data, size_t at) except -1:
         cdef int fault = self.relay.feed(data, at)
         cdef bytes out = self.relay.out
@@ -197,6 +335,8 @@ cdef class Exchange(Sink):
             self.reusable = False       # bytes behind the end: not ours to guess at
         if self.relay.new_events and not self._failed_at_once() and not self._gave_up(out):
             if self.account.count_events(self.relay.new_events, self.request, self.pool):
+                if self.plane.waiting.n:
+                    self.plane.wake_soon()
                 self.plane.router.booker.first_token(&self.booking, self.account.entered_s)
                 self.plane.router.booker.grow(&self.booking, self.relay.new_events - 1)
             else:
@@ -273,7 +413,7 @@ cdef class Exchange(Sink):
             self.request, retry.Cause.DYING if self.dying else retry.Cause.STATUS, self.pool,
             self.account.entered_s,
         )
-        if slot < 0:
+        if slot == GIVE_UP:
             return False
         if self.relay.ended and not self.dying:
             self._part()
@@ -281,7 +421,12 @@ cdef class Exchange(Sink):
             self._detach()
         self._release(Count.TURNED_AWAY)
         self.pending = None
-        self._dispatch(slot)
+        if slot >= 0:
+            self._dispatch(slot)
+        else:
+            self.failure = Reason.TURNED_AWAY
+            self.failure_detail = str(self.status)
+            self._hold(slot)
         return True
 
     cdef int _commit(self) except -1:
@@ -341,6 +486,8 @@ cdef class Exchange(Sink):
         cdef Upstream upstream = self.upstream
         if self.stage == <int>Stage.DIALING:
             self.pool.leave(self)
+        elif self.stage == <int>Stage.HELD:
+            self._leave_queue(False)
         self.upstream = None
         if upstream is not None:
             upstream.abort()
@@ -352,6 +499,8 @@ cdef class Exchange(Sink):
         if self.booking.stage == <int>BookingStage.NONE:
             return 0
         self.plane.router.booker.release(&self.booking, self.account.entered_s)
+        if self.plane.waiting.n:
+            self.plane.wake_soon()
         self.plane.counts[outcome] += 1
         if outcome == <int>Count.ABANDONED or outcome == <int>Count.CUT:
             pool.words[<int>EndpointWord.E_ABANDONED] += 1
@@ -376,6 +525,8 @@ cdef class Exchange(Sink):
     cdef int _count_tokens(self) except -1:
         if self.status == 200:
             self.account.count_tokens(self.request, self.relay.scanner)
+            if self.relay.scanner.usage.cached >= 0 and self.booking.hit_tokens > 0:
+                self.plane.router.booker.found(&self.booking, self.relay.scanner.usage.cached)
             self.request.served.demand.ended(
                 max(self.relay.scanner.usage.tokens_out, self.relay.scanner.n_events or -1),
                 self.relay.scanner.usage.tokens_in, self.request.prompt_bytes,
@@ -461,6 +612,11 @@ cdef class Exchange(Sink):
                 return self.cancel(Count.CANCEL_CLIENT_SLOW)
             self.plane.wheel.set(self.client, self.client.stalled_s + self.plane.client_stall_s)
             return 0
+        if self.stage == <int>Stage.HELD and self.place is not None:
+            if now >= self.held_until_s:
+                return self._held_too_long()
+            self.plane.wheel.set(self.client, self.held_until_s)
+            return 0
         if self.stage < <int>Stage.WAITING:
             return 0
         if now < self._patience_s():
@@ -500,9 +656,13 @@ cdef class Exchange(Sink):
             return self._give_up(reason, detail)
         self.pending = None
         slot = self.attempts.again(self.request, cause, self.pool, self.account.entered_s)
-        if slot < 0:
+        if slot == GIVE_UP:
             return self._give_up(reason, detail)
-        return self._dispatch(slot)
+        if slot >= 0:
+            return self._dispatch(slot)
+        self.failure = reason
+        self.failure_detail = detail
+        return self._hold(slot)
 
     cdef int _give_up(self, int reason, str detail) except -1:
         """Tell the client, in its dialect, by whatever still fits."""
@@ -540,9 +700,13 @@ cdef class Exchange(Sink):
         self._detach()
         self._release(Count.CUT)
         self.request.close_after = True
+        if self.stage == <int>Stage.HELD:
+            return self._no_room(Reason.DRAINING, ())
         return self._give_up(reason, "")
 
     cdef int hold(self, bint full) except -1:
+        if self.stage == <int>Stage.HELD and not full:
+            self.plane.wheel.set(self.client, self.held_until_s)
         if self.upstream is None or self.upstream.closed:
             return 0
         if full:
@@ -565,13 +729,16 @@ cdef class Exchange(Sink):
 
     cdef int _clear(self) except -1:
         self.stage = Stage.IDLE
+        if self.job is not None:
+            self.job.cancel()
+            self.job = None
         self.relay.clear()
         self.relay.scanner.reset(0)
         self.upstream = None
         self.pool = None
         self.request.clear()
         self.pending = None
-        self.doom = None
+        self.doom = self.failure_detail = None
         self.attempts.n_dispatches = 0
         self.doomed = False
         return 0

@@ -5,6 +5,8 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 from gateway._shared cimport Shared
 from gateway.http._head cimport Head
 from gateway.http._write cimport Buffer
+from gateway.proxy._steering cimport Steering
+from gateway.proxy._waiting cimport Waiting
 from gateway.proxy._wheel cimport Wheel
 from router._demand cimport Demand
 from router._keying cimport Prompt
@@ -21,7 +23,12 @@ cdef class Served:
     cdef readonly int n_slots
     cdef int64_t* words             # its counters in this worker's column
     cdef bint exact_usage
-    cdef uint64_t root              # of its prompts' block hashes
+    cdef uint64_t root              # of its prompts' block hashes, by their text
+    cdef uint64_t adapter           # the same of a LoRA adapter; 0: it is none
+    cdef readonly str lora          # its name, if it is an adapter
+    cdef readonly str tokenizer     # of plane.tokenizing; '': prompts go by their text
+    cdef size_t block_tokens        # in a block of token ids
+    cdef bint asks                  # an engine is asked for them
     cdef Demand demand              # kept from fleet to fleet
     cdef bint is_held_by(self, int slot) noexcept nogil
 
@@ -30,6 +37,8 @@ cdef class Holder:
     cdef readonly str name
     cdef frozenset models           # None: all of them
     cdef str usage                  # '', 'observe' or 'exact'
+    cdef uint64_t labels            # bits that its requests' endpoints must have
+    cdef int64_t priority           # the lowest that its requests get
 
 cdef enum Local:
     RELAYED = 0     # goes to an engine
@@ -49,6 +58,7 @@ cdef class Path:
     cdef bint makes_responses       # POST /v1/responses
     cdef bint names_response        # /v1/responses/{id}...
     cdef bint takes_stream_options  # may be asked for usage in a stream
+    cdef readonly str name          # as the engines know it
     cdef bint has_prompt            # is generated from a prompt in JSON
 
 cdef class Plane:
@@ -60,6 +70,8 @@ cdef class Plane:
     cdef Router router
     cdef dict demands               # model name -> Demand
     cdef readonly Wheel wheel
+    cdef readonly Waiting waiting   # requests for which no endpoint has room
+    cdef bint waking
     cdef readonly object settings   # messages.Settings
     cdef object choices             # of the aliases, as the Fleet said them
     cdef dict contexts              # CA file -> TLS context
@@ -76,6 +88,8 @@ cdef class Plane:
     cdef list pools                 # by slot: Pool or None
     cdef dict paths                 # path as bytes -> Path; found ones, bounded
     cdef tuple extra_routes
+    cdef Steering steering
+    cdef dict model_labels          # model or alias as UTF-8 -> bits; only those that have any
     cdef Served unnamed             # every endpoint: for requests that name no model
     cdef bint complete
     cdef bytes models_json
@@ -95,6 +109,9 @@ cdef class Plane:
     cdef double client_stall_s
     cdef double client_keep_alive_s
     cdef double dead_silence_s
+    cdef double hold_wait_s
+    cdef double hold_s
+    cdef double hold_no_engine_s
     cdef int idle_connections
     cdef bint decision_header
     cdef bint half_close
@@ -111,6 +128,7 @@ cdef class Plane:
     cdef uint64_t* sent             # what went where, for the control process: see note_sent
     cdef size_t n_sent
     cdef readonly list access       # records of ended requests, drained by the worker
+    cdef public object tokenizing   # gateway.tokenizing.Tokenizing; None: no model needs it
     cdef public object on_made      # called with (response id, slot, generation, holder)
     cdef bytes date                 # value of our own Date headers
     cdef bytes id_prefix
@@ -121,9 +139,19 @@ cdef class Plane:
     cdef Holder holder(self, bytes key)         # None: unknown
     cdef bytes new_request_id(self)
     cdef bint is_full(self) noexcept nogil
+    # Something has become free: soon, who waits for it is asked. Callers look at `waiting.n` first.
+    cdef int wake_soon(self) except -1
+    # May a request wait, for which the router says NOBODY or BUSY? For how long, in seconds; 0: no.
+    cdef double patience_s(self, int verdict, int64_t priority, int64_t n_bytes) noexcept
+    # Do requests wait in another worker?
+    cdef bint others_hold(self) noexcept nogil
+    # The model as the present fleet has it; None: no more.
+    cdef Served current(self, Served served)
     # A prompt goes to an endpoint: the control process assumes that it is cached there.
     cdef void note_sent(self, int slot, unsigned int generation, Prompt prompt) noexcept nogil
     # private
     # For errors: some of the models and aliases there are; `allowed`: of these only.
     cdef str served_names(self, frozenset allowed)
     cdef Path _find_path(self, bytes name)
+    # For people: the labels of these bits.
+    cdef list label_texts(self, uint64_t labels)

@@ -6,6 +6,7 @@ from gateway import messages
 from gateway._shared import Shared
 from gateway.proxy._pool import Pool
 from gateway.proxy.retry import Budget
+from gateway.tokenizing import Tokenizing
 
 def keep_freed_memory(n_bytes: int) -> None: ...
 
@@ -18,6 +19,7 @@ class Plane:
     access: list[Any]
     empty: asyncio.Event
     fetch_metrics: Callable[[], Awaitable[bytes]] | None
+    tokenizing: Tokenizing | None
     on_made: Callable[[str, int, int, str], None] | None
     def __init__(
         self,
@@ -33,4 +35,5 @@ class Plane:
     def cut(self) -> None: ...
     def made(self, response: str, slot: int, generation: int, holder: str) -> None: ...
     def take_sent(self) -> bytes: ...
+    def count_ids(self, how: str) -> None: ...
     def take_access(self) -> list[bytes]: ...

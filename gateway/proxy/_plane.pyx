@@ -18,17 +18,20 @@ from gateway.proxy.split import Split
 from router import make_policy
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from gateway._shared cimport Area, Count, Shared, observe, short_bounds_s
 from gateway.http._write cimport Buffer
+from gateway.proxy._steering cimport NOBODY, Steering
+from gateway.proxy._waiting cimport Waiting
 from gateway.proxy._wheel cimport Wheel
 from router._demand cimport Demand
 from router._hash cimport root_of
 from router._keying cimport Prompt
+from router._policy cimport BUSY
 from router._router cimport Router
 from router._table cimport MAX_SLOTS
 
@@ -45,6 +48,11 @@ log = logging.getLogger("headgate.plane")
 
 cdef dict LOCAL_PATHS = {
     b"/health": Local.HEALTH, b"/v1/models": Local.MODELS, b"/metrics": Local.METRICS,
+}
+
+cdef dict IDS_COUNTS = {
+    "known": <int>Count.IDS_KNOWN, "unknown": <int>Count.IDS_UNKNOWN,
+    "late": <int>Count.IDS_LATE, "full": <int>Count.IDS_FULL, "unloaded": <int>Count.IDS_UNLOADED,
 }
 
 cdef extern from "malloc.h" nogil:
@@ -78,12 +86,18 @@ cdef bint climbs(bytes path) except -1:
 
 
 cdef class Served:
-    def __init__(self, str name, slots, bint exact_usage, Demand demand):
+    def __init__(self, str name, slots, bint exact_usage, Demand demand, bint is_adapter=False,
+                 str tokenizer="", size_t block_tokens=0, bint asks=False):
         cdef int index, slot
         self.name = name
         self.key = name.encode()
         self.demand = demand
         self.root = root_of(PyBytes_AS_STRING(self.key), PyBytes_GET_SIZE(self.key))
+        self.adapter = self.root if is_adapter else 0
+        self.lora = name if is_adapter else ""
+        self.tokenizer = tokenizer
+        self.block_tokens = block_tokens
+        self.asks = asks
         self.n_slots = len(slots)
         self.exact_usage = exact_usage
         self.slots = <int32_t*>malloc(max(1, self.n_slots) * sizeof(int32_t))
@@ -106,10 +120,12 @@ cdef class Served:
 
 
 cdef class Holder:
-    def __init__(self, str name, models, str usage):
+    def __init__(self, str name, models, str usage, uint64_t labels, int64_t priority):
         self.name = name
         self.models = frozenset([model.encode() for model in models]) if models else None
         self.usage = usage
+        self.labels = labels
+        self.priority = priority
 
 
 cdef class Path:
@@ -119,6 +135,7 @@ cdef class Path:
         self.methods = frozenset([b"GET", b"HEAD"])
         if route is None:
             return
+        self.name = route.path
         self.dialect = route.dialect
         self.body = route.body
         self.posts = route.methods == ("POST",)
@@ -146,6 +163,7 @@ cdef class Plane:
         self.scratch = Buffer()
         self.last_tick_s = now_s()
         self.wheel = Wheel(self.last_tick_s)
+        self.waiting = Waiting()
         self.models = {}
         self.demands = {}
         self.aliases = {}
@@ -179,13 +197,16 @@ cdef class Plane:
         cdef Served served
         cdef int index
         self.models = {}
-        names = {model.name for model in fleet.models} | {""}
+        # An adapter's requests are the same engines' work as its base model's.
+        names = {model.parent or model.name for model in fleet.models} | {""}
         self.demands = {name: self.demands[name] for name in self.demands if name in names}
+        asked = {name for name, one in fleet.tokenizers.items() if not one.folder}
         for model in fleet.models:
             served = Served(
                 model.name, [slot for slot in model.slots if self.pools[slot] is not None],
                 fleet.settings.usage_by_model.get(model.name, fleet.settings.usage) == "exact",
-                self.demands.setdefault(model.name, Demand()),
+                self.demands.setdefault(model.parent or model.name, Demand()),
+                bool(model.parent), model.tokenizer, model.block_tokens, model.tokenizer in asked,
             )
             index = model.index
             served.words = self.counts + <int>Area.MODELS + index * <int>Area.MODEL_WIDTH
@@ -202,13 +223,24 @@ cdef class Plane:
                 for name, choices in fleet.aliases.items()
             }
         self.credentials = {}
-        self.keys = {key.digest: Holder(key.name, key.models, key.usage) for key in fleet.keys}
+        self.steering = Steering(fleet.settings, fleet.labels)
+        self.model_labels = {
+            name.encode(): self.steering.mask(texts)
+            for name, texts in fleet.settings.labels_by_model.items()
+        }
+        self.keys = {
+            key.digest: Holder(
+                key.name, key.models, key.usage, self.steering.mask(key.labels), key.priority)
+            for key in fleet.keys
+        }
         self.complete = fleet.complete
         self.models_json = fleet.models_json
         self.cards = {
             card["id"]: msgspec.json.encode(card)
             for card in msgspec.json.decode(fleet.models_json)["data"]
         }
+        if self.waiting.n:
+            self.wake_soon()
 
     def _apply_settings(self, settings):
         if settings == self.settings:
@@ -218,8 +250,11 @@ cdef class Plane:
         if before is None or before.policy != settings.policy:
             self.router = Router(
                 self.table, self.column, make_policy(settings.policy, self.column),
-                self.shared.index, self.shared.n_workers,
+                self.shared.index, self.shared.n_workers, None, self.shared.sessions,
+                self.shared.adapters,
             )
+        self.shared.sessions.idle_s = settings.affinity_idle_s
+        self.shared.adapters.load_s = settings.adapter_load_s
         if before is None or (before.retry_share, before.retry_floor, before.retry_window_s) != (
             settings.retry_share, settings.retry_floor, settings.retry_window_s
         ):
@@ -245,6 +280,10 @@ cdef class Plane:
         self.client_stall_s = settings.client_stall_s
         self.client_keep_alive_s = settings.client_keep_alive_s
         self.dead_silence_s = settings.dead_silence_s
+        self.hold_wait_s = settings.hold_wait_s
+        self.hold_s = settings.hold_s
+        self.hold_no_engine_s = settings.hold_no_engine_s
+        self.waiting.limit(settings.hold_requests, settings.hold_bytes)
         self.idle_connections = settings.idle_connections
         self.decision_header = settings.decision_header
         self.half_close = settings.client_half_close
@@ -320,6 +359,14 @@ cdef class Plane:
             names.append(f"and {len(found) - SHOWN_NAMES} more (see /v1/models)")
         return ", ".join(names) or "nothing yet"
 
+    cdef list label_texts(self, uint64_t labels):
+        cdef uint64_t bit
+        found = []
+        for text, bit in self.steering.bits.items():
+            if labels & bit:
+                found.append(text.decode())
+        return found + (["one that no engine has"] if labels & NOBODY else [])
+
     cdef bytes new_request_id(self):
         cdef Py_ssize_t before = PyBytes_GET_SIZE(self.id_prefix)
         cdef bytes id = PyBytes_FromStringAndSize(NULL, before + 8)
@@ -337,6 +384,34 @@ cdef class Plane:
     cdef bint is_full(self) noexcept nogil:
         return self.counts[<int>Count.BUFFERED_BYTES] >= self.buffered_bytes
 
+    cdef int wake_soon(self) except -1:
+        # Later, as one request's callback is no place to send others off.
+        if not self.waking:
+            self.waking = True
+            self.loop.call_soon(self.wake)
+        return 0
+
+    def wake(self):
+        """Send off who waits and can go now."""
+        self.waking = False
+        self.waiting.turn(now_s(), INT64_MAX)
+
+    cdef double patience_s(self, int verdict, int64_t priority, int64_t n_bytes) noexcept:
+        if not self.waiting.takes(priority, n_bytes):
+            return 0
+        return self.hold_s if verdict == BUSY else self.hold_no_engine_s
+
+    cdef bint others_hold(self) noexcept nogil:
+        cdef int worker
+        for worker in range(self.shared.n_workers):
+            if worker != self.column and (
+                    self.shared.column(worker)[<int>Count.HELD_REQUESTS] > 0):
+                return True
+        return False
+
+    cdef Served current(self, Served served):
+        return self.models.get(served.key) if served.key else self.unnamed
+
     def tick(self):
         """Serve deadlines and housekeeping; every 100 ms, by the worker."""
         cdef double now = now_s()
@@ -345,6 +420,11 @@ cdef class Plane:
         observe(counts + <int>Area.LOOP_LAG, short_bounds_s(),
                 max(0.0, now - self.last_tick_s - self.wheel.tick_s))
         counts[<int>Count.TICKS] += 1
+        if self.waiting.n:
+            # What other workers and the control process freed tells nobody.
+            self.waiting.turn(now, INT64_MAX)
+            if self.shared.n_workers > 1:
+                self.waiting.tell(now)
         self.wheel.turn(now)
         if self.starved and not self.is_full():
             starved, self.starved = self.starved, []
@@ -411,6 +491,10 @@ cdef class Plane:
         sent = (<char*>self.sent)[:self.n_sent * sizeof(uint64_t)]
         self.n_sent = 0
         return sent
+
+    def count_ids(self, how):
+        """A prompt's token ids were wanted: `how` that ended (gateway.tokenizing)."""
+        self.counts[<int>IDS_COUNTS[how]] += 1
 
     def take_access(self):
         """Access log lines since the last call, as JSON."""

@@ -22,6 +22,8 @@ cdef class Pool:
         lines = f"Host: {endpoint.host}\r\n"
         if endpoint.api_key:
             lines += f"Authorization: Bearer {endpoint.api_key}\r\n"
+        if endpoint.rank is not None:
+            lines += f"X-data-parallel-rank: {endpoint.rank}\r\n"
         self.host_line = lines.encode()
         self.has_api_key = bool(endpoint.api_key)
         self.keep_alive_s = endpoint.keep_alive_s

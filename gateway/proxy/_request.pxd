@@ -3,11 +3,12 @@
 No I/O here. The readers answer with a Reason (0: go on) and leave its details in `details`.
 """
 
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 
 from gateway.http._head cimport Head
 from gateway.proxy._envelope cimport Envelope, Value
-from gateway.proxy._plane cimport Path, Plane, Served
+from gateway.proxy._plane cimport Holder, Path, Plane, Served
+from gateway.proxy._steering cimport Course
 from router._keying cimport Prompt
 
 cdef class Request:
@@ -29,7 +30,15 @@ cdef class Request:
     # from the key
     cdef str holder                 # its name; None: no keys here
     cdef frozenset allowed          # models as UTF-8; None: all
+    cdef uint64_t key_labels        # that its endpoint must have
     cdef bint usage_is_set          # by the key, against model and gateway
+    cdef bint is_vouched            # the admin asks: no credentials are wanted
+    # from head, key and model: where it shall go
+    cdef Course course
+    cdef int64_t least_priority     # by the key: what it asks for is at least this
+    # of both, the head's first
+    cdef int64_t priority           # in the queue: the lower, the earlier
+    cdef bint priority_is_set       # by the head
     # from the body
     cdef object body                # None, or bytes-like: kept until the response begins
     cdef int64_t body_size
@@ -37,7 +46,9 @@ cdef class Request:
     cdef int32_t pinned             # the one slot that may serve it; -1: any
     cdef Prompt prompt              # its blocks, until the response begins
     cdef size_t prompt_bytes        # of it, in canonical form
+    cdef bint has_ids               # the blocks are of token ids, not of text
     cdef double max_tokens          # of the answer; 0: not said
+    cdef bytes cache_salt           # as UTF-8; None: none
     cdef bint is_stream             # as it asks for
     cdef bint wants_usage           # usage mode `exact` holds for it
     cdef bint hides_usage           # usage was asked for in the client's place, and is hidden
@@ -50,14 +61,23 @@ cdef class Request:
     cdef int read_body(self, object body, int64_t size) except -1
     # The key in the head is known, or there are no keys.
     cdef bint authorize(self, const char* p, const Head* head) except -1
+    # Where its prompt is cached depends on its token ids, which have to be made first.
+    cdef bint wants_ids(self) noexcept
+    # Here they are, as array("I"): the prompt's blocks are made of them.
+    cdef int take_ids(self, object ids) except -1
+    # It is asked with the key of this name; False: there is none.
+    cdef bint vouch(self, str key) except -1
     # private
+    cdef void _grant(self, Holder holder) noexcept
     cdef int _refuse(self, int reason, tuple details) except -1
     cdef int _read_framing(self, const char* p, const Head* head) except -1
     cdef int _read_request_id(self, const char* p, const Head* head) except -1
+    cdef int _read_priority(self, const char* p, const Head* head) except -1
     cdef int _read_origin(self, const char* p, const Head* head) except -1
     cdef int _keep_fields(self, const char* p, const Head* head) except -1
     cdef int _read_form(self) except -1
     cdef int _read_json(self) except -1
+    cdef void _take_priority(self, const char* p, Value value) noexcept
     cdef int _choose_model(self, bytes name) except -1
     cdef int _refuse_model(self, str name) except -1
     cdef int _splice(self, Value old, bytes new) except -1

@@ -6,6 +6,7 @@ from engines.dialect import Body
 from gateway.proxy.multipart import model_part
 from gateway.proxy.usage import with_usage
 from gateway.reasons import Reason
+from router.namespace import namespace
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_GET_BUFFER
@@ -20,10 +21,11 @@ from gateway.proxy._envelope cimport (
     is_literal,
     number_of,
     read_envelope,
+    read_integer,
     string_of,
 )
 from gateway.proxy._plane cimport Holder, Plane, Served
-from router._hash cimport root_of
+from router._hash cimport chain, root_of
 from router._keying cimport Prompt, TEXT_BLOCK_BYTES
 
 cdef extern from "strings.h" nogil:
@@ -32,6 +34,7 @@ cdef extern from "strings.h" nogil:
 cdef enum:
     MAX_REQUEST_ID_BYTES = 128
     SHOWN_BYTES = 200               # of a name that is told back in an error
+    MAX_PRIORITY = 1000
 
 cdef int BODY_JSON = Body.JSON
 cdef int BODY_MULTIPART = Body.MULTIPART
@@ -61,7 +64,7 @@ cdef class Request:
     def __cinit__(self, Plane plane):
         self.plane = plane
         self.prompt = Prompt()
-        self.pinned = -1
+        self.clear()
 
     cdef void clear(self) noexcept:
         self.method = self.target = self.request_id = self.fields = self.credentials = None
@@ -79,7 +82,13 @@ cdef class Request:
         self.usage_is_set = self.wants_usage = self.hides_usage = self.is_stream = False
         self.prompt.clear()
         self.prompt_bytes = 0
+        self.has_ids = False
         self.max_tokens = 0
+        self.cache_salt = None
+        self.course.session = self.course.labels = self.key_labels = 0
+        self.priority = 0
+        self.least_priority = -MAX_PRIORITY
+        self.priority_is_set = False
 
     cdef int _refuse(self, int reason, tuple details) except -1:
         self.details = details
@@ -113,6 +122,8 @@ cdef class Request:
             return self._refuse(Reason.UNAUTHORIZED, ())
         if self.path.local:
             return 0
+        if head.priority >= 0 and self._read_priority(p, head):
+            return Reason.BAD_PRIORITY
         return self._read_framing(p, head)
 
     cdef int _read_framing(self, const char* p, const Head* head) except -1:
@@ -126,6 +137,10 @@ cdef class Request:
         if self.path.body == BODY_MULTIPART and head.content_type >= 0:
             value = head.fields[head.content_type].value
             self.content_type = p[value.start:value.start + value.size]
+        if self.plane.steering.sizes:
+            self.plane.steering.read(p, head, &self.course)
+            if self.course.is_malformed:
+                return self._refuse(Reason.BAD_LABELS, ())
         self._keep_fields(p, head)
         return 0
 
@@ -137,6 +152,16 @@ cdef class Request:
                 self.request_id = p[value.start:value.start + value.size]
                 return 0
         self.request_id = self.plane.new_request_id()
+        return 0
+
+    cdef int _read_priority(self, const char* p, const Head* head) except -1:
+        cdef Span value = head.fields[head.priority].value
+        cdef int64_t asked
+        if not read_integer(p + value.start, value.size, &asked) or (
+                not -MAX_PRIORITY <= asked <= MAX_PRIORITY):
+            return self._refuse(Reason.BAD_PRIORITY, (shown(text(p, value).encode()),))
+        self.priority = max(asked, self.least_priority)
+        self.priority_is_set = True
         return 0
 
     cdef int _read_origin(self, const char* p, const Head* head) except -1:
@@ -155,7 +180,7 @@ cdef class Request:
     cdef bint authorize(self, const char* p, const Head* head) except -1:
         cdef Holder holder
         cdef Span value
-        if not self.plane.keys:
+        if not self.plane.keys or self.is_vouched:
             return True
         if head.authorization >= 0:
             value = head.fields[head.authorization].value
@@ -170,11 +195,24 @@ cdef class Request:
         holder = self.plane.holder(p[value.start:value.start + value.size])
         if holder is None:
             return False
+        self._grant(holder)
+        return True
+
+    cdef void _grant(self, Holder holder) noexcept:
         self.holder = holder.name
         self.allowed = holder.models
         self.wants_usage = holder.usage == "exact"
         self.usage_is_set = holder.usage != ""
-        return True
+        self.key_labels = holder.labels
+        self.priority = self.least_priority = holder.priority
+
+    cdef bint vouch(self, str key) except -1:
+        cdef Holder holder
+        for holder in self.plane.keys.values():
+            if holder.name == key:
+                self._grant(holder)
+                return True
+        return False
 
     cdef int _keep_fields(self, const char* p, const Head* head) except -1:
         """The end-to-end header lines, with our request id; credentials apart."""
@@ -267,6 +305,8 @@ cdef class Request:
             self._splice(envelope.model, json.dumps(self.served.name).encode())
             p = start_of(self.body)
             read_envelope(p, self.body_size, self.plane.json_depth, &envelope)
+        if envelope.priority.size and not self.priority_is_set:
+            self._take_priority(p, envelope.priority)
         self._read_prompt(p, &envelope)
         if self.wants_usage:
             self._ask_for_usage(p, &envelope)
@@ -277,7 +317,6 @@ cdef class Request:
         cdef Value[5] parts
         cdef double bytes_per_token = self.served.demand.bytes_per_token
         cdef uint64_t root = self.served.root
-        cdef bytes salted
         cdef int index
         self.is_stream = is_literal(p, envelope.stream, b"true", 4)
         self.max_tokens = max(<int64_t>0, number_of(p, envelope.max_tokens))
@@ -285,9 +324,9 @@ cdef class Request:
             self.prompt.n_tokens = self.body_size / bytes_per_token
             return 0
         if envelope.cache_salt.size:
-            salted = self.served.key + b"\0" + (
-                p[envelope.cache_salt.start:envelope.cache_salt.start + envelope.cache_salt.size])
-            root = root_of(PyBytes_AS_STRING(salted), PyBytes_GET_SIZE(salted))
+            self.cache_salt = string_of(p, envelope.cache_salt)
+            if self.cache_salt is not None:
+                root = _root(self.served.name, "", self.cache_salt)
         # In the order in which chat templates put them.
         parts[0] = envelope.tools
         parts[1] = envelope.system
@@ -303,6 +342,34 @@ cdef class Request:
         self.prompt.n_tokens = self.prompt_bytes / bytes_per_token
         self.prompt.block_tokens = TEXT_BLOCK_BYTES / bytes_per_token
         return 0
+
+    cdef bint wants_ids(self) noexcept:
+        return (
+            self.served.block_tokens != 0 and self.path.has_prompt and self.pinned < 0
+            and (self.served.asks or self.plane.tokenizing is not None)
+            and self.plane.router.reads_prompts
+        )
+
+    cdef int take_ids(self, object ids) except -1:
+        cdef const unsigned int[::1] view = ids
+        cdef Served served = self.served
+        # A block that ends with the prompt is computed anew: the engine needs its last token.
+        cdef size_t n_blocks = max(view.shape[0] - 1, 0) // served.block_tokens
+        self.prompt.resize(n_blocks)
+        if n_blocks:
+            # An endpoint holds one base model: its name need not tell blocks apart.
+            chain(_root("", served.lora, self.cache_salt or b""), &view[0],
+                  4 * n_blocks * served.block_tokens, 4 * served.block_tokens, self.prompt.keys)
+        self.prompt.n_tokens = view.shape[0]
+        self.prompt.block_tokens = served.block_tokens
+        self.has_ids = True
+        return 0
+    cdef void _take_priority(self, const char* p, Value value) noexcept:
+        """vLLM's own field, which goes on to the engine: it judges what is no number."""
+        cdef int64_t asked
+        if read_integer(p + value.start, value.size, &asked):
+            asked = min(max(asked, <int64_t>-MAX_PRIORITY), <int64_t>MAX_PRIORITY)
+            self.priority = max(asked, self.least_priority)
 
     cdef int _choose_model(self, bytes name) except -1:
         """Find the model of the name that was sent, an alias or not; None: the sole one."""
@@ -321,6 +388,9 @@ cdef class Request:
             self.served = plane.models.get(name)
         if self.served is None:
             return self._refuse_model(shown(name))
+        if self.plane.model_labels:
+            self.course.labels |= <uint64_t>self.plane.model_labels.get(name, 0)
+            self.course.labels |= <uint64_t>self.plane.model_labels.get(self.served.key, 0)
         if not self.usage_is_set:
             self.wants_usage = self.served.exact_usage
         return 0
@@ -379,6 +449,11 @@ cdef class Request:
                 self.pinned = slot
                 return 0
         return self._refuse(Reason.UNKNOWN_RESPONSE, (response,))
+
+
+cdef uint64_t _root(str model, str lora, bytes salt) except? 0:
+    cdef bytes name = namespace(model, lora, salt.decode("utf-8", "replace"))
+    return root_of(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
 
 
 cdef str text(const char* p, Span value):

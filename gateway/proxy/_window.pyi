@@ -1,5 +1,6 @@
-"""The relay of response bodies as Python values, for tests."""
+"""Parts of the data path as Python values, for tests: the relay of response bodies, the queue."""
 
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 class Relayed(NamedTuple):
@@ -34,3 +35,33 @@ def relay(
     ending_frames: bytes = b"",
 ) -> Relayed:
     """Relay the pieces of a body that `head` frames. ValueError: not a response's head."""
+
+class Queue:
+    """A `Waiting` whose guests go when `has_room(wants)` says so."""
+
+    n: int
+    n_bytes: int
+    asked: list[Hashable]
+    """Names, in the order in which they were asked whether there is room for them."""
+    went: list[Hashable]
+    expelled: list[Hashable]
+    told: list[Hashable]
+    def __init__(
+        self, most: int, most_bytes: int, has_room: Callable[[Hashable], bool]
+    ) -> None: ...
+    def join(
+        self,
+        name: Hashable,
+        wants: Hashable,
+        priority: int,
+        since_s: float,
+        n_bytes: int,
+        now_s: float,
+    ) -> bool:
+        """False: it was not taken."""
+
+    def leave(self, name: Hashable, now_s: float) -> None: ...
+    def is_ahead(self, wants: Hashable, priority: int, since_s: float) -> bool: ...
+    def turn(self, now_s: float, priority: int | None = None) -> None: ...
+    def tell(self, now_s: float) -> None: ...
+    def turn_in_s(self, now_s: float) -> int: ...

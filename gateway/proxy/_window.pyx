@@ -1,4 +1,4 @@
-"""The relay of response bodies as Python values, for tests.
+"""Parts of the data path as Python values, for tests: the relay of response bodies, the queue.
 
 Nothing that serves requests imports this.
 """
@@ -6,9 +6,11 @@ Nothing that serves requests imports this.
 from collections import namedtuple
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport INT64_MAX, int64_t
 
 from gateway.http._head cimport Head, head_end, parse_response
 from gateway.proxy._relay cimport Relay
+from gateway.proxy._waiting cimport Waiter, Waiting
 
 Relayed = namedtuple(
     "Relayed",
@@ -49,3 +51,76 @@ def relay(bytes head, list pieces, int kind=0, int end_mark=0, bint http_1_0=Fal
         out, bool(relay.ended), finished, fault, rest, relay.scanner.n_events,
         relay.scanner.usage.tokens_out, takes, endings, relay.shape,
     )
+
+
+cdef class Guest(Waiter):
+    cdef readonly object name
+    cdef readonly object wants
+    cdef Queue queue
+
+    cdef bint admit(self, double now_s) except -1:
+        self.queue.asked.append(self.name)
+        if not self.queue.has_room(self.wants):
+            return False
+        self.queue.waiting.leave(self, True, now_s)
+        self.queue.went.append(self.name)
+        return True
+
+    cdef int tell(self, double now_s) except -1:
+        self.queue.told.append(self.name)
+        return 0
+
+    cdef int expelled(self, double now_s) except -1:
+        self.queue.expelled.append(self.name)
+        return 0
+
+
+cdef class Queue:
+    cdef Waiting waiting
+    cdef object has_room
+    cdef readonly dict guests
+    cdef readonly list asked
+    cdef readonly list went
+    cdef readonly list expelled
+    cdef readonly list told
+
+    def __init__(self, int most, int64_t most_bytes, has_room):
+        self.waiting = Waiting()
+        self.waiting.limit(most, most_bytes)
+        self.has_room = has_room
+        self.guests = {}
+        self.asked, self.went, self.expelled, self.told = [], [], [], []
+
+    @property
+    def n(self):
+        return self.waiting.n
+
+    @property
+    def n_bytes(self):
+        return self.waiting.n_bytes
+
+    def join(self, name, wants, int64_t priority, double since_s, int64_t n_bytes, double now_s):
+        cdef Guest guest
+        if not self.waiting.takes(priority, n_bytes):
+            return False
+        guest = Guest()
+        guest.name, guest.wants, guest.queue = name, wants, self
+        guest.priority, guest.since_s, guest.n_bytes = priority, since_s, n_bytes
+        self.guests[name] = guest
+        self.waiting.join(guest, wants, now_s)
+        return True
+
+    def leave(self, name, double now_s):
+        self.waiting.leave(<Guest>self.guests[name], False, now_s)
+
+    def is_ahead(self, wants, int64_t priority, double since_s):
+        return bool(self.waiting.is_ahead(wants, priority, since_s))
+
+    def turn(self, double now_s, priority=None):
+        self.waiting.turn(now_s, INT64_MAX if priority is None else priority)
+
+    def tell(self, double now_s):
+        self.waiting.tell(now_s)
+
+    def turn_in_s(self, double now_s):
+        return self.waiting.turn_in_s(now_s)

@@ -14,7 +14,7 @@ cdef class Lmetric(Policy):
 
     cdef double cost(self, Table table, const Ask* ask, int slot, double* terms) noexcept nogil:
         cdef Standing load
-        cdef double own = ask.n_tokens - hit_tokens(ask, slot)
+        cdef double own = ask.n_tokens - hit_tokens(table, ask, slot)
         stand(table, slot, ask.now_s, &load)
         if terms != NULL:
             terms[0] = load.prefill_tokens

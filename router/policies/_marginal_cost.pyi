@@ -10,4 +10,5 @@ class MarginalCost(Policy):
         k_pressure: float = 3.0,
         k_memory: float = 1.0,
         decode: float = 1.0,
+        regrowth: float = 1.0,
     ) -> None: ...

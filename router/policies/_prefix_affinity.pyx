@@ -6,10 +6,8 @@ comes or goes moves only its own share of the prompts.
 """
 
 from libc.math cimport ceil
-from libc.stdint cimport uint64_t
 
-from router._hash cimport root_of
-from router._policy cimport Ask, Policy, may_take
+from router._policy cimport Ask, Policy, may_take, rank
 from router._table cimport Table
 
 cdef double CROWDED = 1.25
@@ -31,18 +29,15 @@ cdef class PrefixAffinity(Policy):
         self.limit = ceil(CROWDED * total / n) if n else 1
 
     cdef double cost(self, Table table, const Ask* ask, int slot, double* terms) noexcept nogil:
-        cdef uint64_t[2] pair
-        cdef double rank
+        # In [0, 1): the least wins.
+        cdef double place = (rank(table, ask.affinity, slot) >> 11) * (1.0 / 9007199254740992.0)
         cdef int n = table.in_flight(slot)
-        pair[0] = ask.affinity
-        pair[1] = table.rows[slot].identity + <uint64_t>slot
-        rank = (root_of(pair, sizeof(pair)) >> 11) * (1.0 / 9007199254740992.0)
         if terms != NULL:
-            terms[0] = rank
+            terms[0] = place
             terms[1] = n
             terms[2] = self.limit
         if ask.affinity == 0:
             return n                        # nothing to meet again by
         if n + 1 > self.limit * table.rows[slot].share:
             return 2 + n                    # crowded: the emptiest of those
-        return rank
+        return place

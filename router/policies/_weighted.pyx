@@ -28,7 +28,7 @@ cdef class Weighted(Policy):
         cdef double room = table.rows[slot].profile.kv_tokens
         stand(table, slot, ask.now_s, &load)
         if ask.n_tokens > 0:
-            prefix = hit_tokens(ask, slot) / ask.n_tokens
+            prefix = hit_tokens(table, ask, slot) / ask.n_tokens
         queue = 1 - load.in_flight / self.most
         if room > 0:
             kv = max(0.0, 1 - load.kv_tokens / room)

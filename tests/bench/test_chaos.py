@@ -23,6 +23,7 @@ def test_two_thousand_requests():
     assert outcome.ends["whole"] > 1000
     assert min(outcome.outcomes[one] for one in ("cancelled", "failed", "refused")) > 5
     assert outcome.retries > 5
+    assert outcome.held > 5
     assert outcome.faults.total() > 10
 
 
@@ -55,6 +56,8 @@ METRICS = {
     'headgate_endpoint_dispatches_ended_total{endpoint="a",outcome="answered"}': 1,
     "headgate_buffered_bytes": 0,
     "headgate_waiting_for_dial": 0,
+    "headgate_held_requests": 0,
+    "headgate_held_bytes": 0,
     "headgate_requests_under_way": 0,
     'headgate_endpoint_in_flight{endpoint="a"}': 0,
     "headgate_worker_restarts_total": 0,
@@ -74,6 +77,7 @@ RECORD = {
     "outcome": "completed",
     "reason": None,
     "dispatches": 1,
+    "held_s": None,
     "bytes_in": 9,
     "bytes_out": 50,
 }
@@ -123,6 +127,7 @@ def test_even_books_are_even():
         {"record": {"bytes_out": 49}},
         {"record": {"bytes_in": 8}},
         {"record": {"dispatches": 2}},
+        {"record": {"held_s": 0.1}, "metrics": {"headgate_held_seconds_count": 0}},
         {"record": {"request_id": "b"}},
         {"entry": {"end": "hung"}},
         {"entry": {"end": "error_status", "status": 500}},

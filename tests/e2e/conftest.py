@@ -7,6 +7,7 @@ worker has to be even, whatever happened.
 
 import asyncio
 import contextlib
+import functools
 import gc
 import hashlib
 import json
@@ -16,6 +17,7 @@ import ssl
 import struct
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import h11
@@ -42,6 +44,7 @@ from gateway.messages import (
 from gateway.reasons import Reason
 from gateway.worker import Worker
 from router import State
+from tests.e2e.product import play_product
 
 # What a script may do besides sending bytes and waiting (a float: seconds).
 CLOSE, RESET, HANG, EOF = "close", "reset", "hang", "eof"
@@ -473,6 +476,7 @@ class House:
         assert total("CLIENT_OPENED") == total("CLIENT_CLOSED"), counts
         assert total("UPSTREAM_OPENED") == total("UPSTREAM_CLOSED"), counts
         assert total("BUFFERED_BYTES", "WAITING_FOR_DIAL") == 0, counts
+        assert total("HELD_REQUESTS", "HELD_BYTES") == 0, counts
         for slot in range(len(self.engines)):
             load = self.shared.table.load(slot)
             assert (load["in_flight"], load["producing"]) == (0, 0), load
@@ -594,13 +598,18 @@ async def _furnish(house: House, engines: tuple[Any, ...], options: dict[str, An
         house.engines.append(engine)
         house.state(slot, State.READY)
     models = options.pop("models", {"sim": list(range(len(engines)))})
+    parents = options.pop("parents", {})
     extra = options.pop("endpoints", {})
     house.tell(
         endpoints=[
             house.endpoint(slot, engine, **extra.get(slot, {}))
             for slot, engine in enumerate(engines)
         ],
-        models=[Model(name, index, slots) for index, (name, slots) in enumerate(models.items())],
+        models=[
+            Model(name, index, slots, parents.get(name, ""))
+            for index, (name, slots) in enumerate(models.items())
+        ],
+        labels=options.pop("labels", {}),
         aliases={
             name: [Choice(model, weight) for model, weight in choices.items()]
             for name, choices in options.pop("aliases", {}).items()
@@ -616,6 +625,12 @@ async def _furnish(house: House, engines: tuple[Any, ...], options: dict[str, An
     tls = options.pop("listen_tls", None)
     assert not options, f"unknown options: {options}"
     await house.start(tls)
+
+
+@pytest.fixture
+def product(tmp_path: Path) -> Callable[..., None]:
+    """`product(scene, n_engines, text, **config of the engines)`; see `play_product`."""
+    return functools.partial(play_product, tmp_path)
 
 
 @pytest.fixture

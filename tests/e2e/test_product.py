@@ -1,134 +1,23 @@
 """The whole product as its users run it, over engines that die, and under its own end."""
 
 import asyncio
-import json
 import os
 import re
 import signal
-import sys
 
 import httpx
 import pytest
 import uvloop
 
 from engines.sim import SimConfig, SimEngine
+from tests.e2e.product import Product, until
 
 CHAT = "/v1/chat/completions"
 SLOW = {"profile": "demo", "time_scale": 0.2}
 
 
-class Product:
-    """`python -m headgate serve` on free ports."""
-
-    async def start(self, engines, folder, text=""):
-        path = folder / "headgate.yaml"
-        path.write_text(
-            "listen: {port: 0}\nadmin: {port: 0, token: t}\n"
-            "health: {interval_s: 0.2, backoff_s: 0.2, slow_start_s: 0}\n"
-            f"engines: {json.dumps([engine.url for engine in engines])}\n" + text
-        )
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "headgate",
-            "serve",
-            "--config",
-            str(path),
-            stderr=asyncio.subprocess.PIPE,
-        )
-        self.lines = []
-        found = {}
-        while len(found) < 2:
-            line = (await asyncio.wait_for(self.process.stderr.readline(), 20)).decode()
-            assert line, self.lines
-            self.lines.append(line)
-            for word in ("listening", "admin"):
-                match = re.search(rf"{word} on (http://\S+)", line)
-                if match:
-                    found[word] = match[1]
-        self.url, self.admin = found["listening"], found["admin"]
-        self._reader = asyncio.create_task(self._read())
-        self.client = httpx.AsyncClient(
-            base_url=self.url,
-            timeout=30,
-            trust_env=False,
-            limits=httpx.Limits(max_connections=None),
-        )
-        # Ready is one engine; the tests want all of them.
-        await until(lambda: self.all_up(len(engines)))
-
-    async def _read(self):
-        while line := await self.process.stderr.readline():
-            self.lines.append(line.decode())
-
-    async def metrics(self):
-        async with httpx.AsyncClient(trust_env=False) as client:
-            text = (await client.get(self.admin + "/metrics")).text
-        found = {}
-        for line in text.splitlines():
-            if not line.startswith("#"):
-                name, _, value = line.rpartition(" ")
-                found[name] = float(value)
-        return found
-
-    async def all_up(self, n):
-        return len(await self.up()) == n
-
-    async def up(self):
-        async with httpx.AsyncClient(trust_env=False) as client:
-            answer = await client.get(
-                self.admin + "/admin/endpoints", headers={"authorization": "Bearer t"}
-            )
-        return [e["name"] for e in answer.json()["data"] if e["state"].lower() == "ready"]
-
-    async def stop(self):
-        await self.client.aclose()
-        if self.process.returncode is None:
-            for _ in range(2):
-                self.process.send_signal(signal.SIGTERM)
-                await asyncio.sleep(0.05)
-        code = await asyncio.wait_for(self.process.wait(), 20)
-        self._reader.cancel()
-        return code
-
-
-async def until(condition):
-    """Wait for a condition, plain or awaitable; the scene's own limit is the patience."""
-    while True:
-        found = condition()
-        if asyncio.iscoroutine(found):
-            found = await found
-        if found:
-            return
-        await asyncio.sleep(0.02)
-
-
 def running(engines):
     return sum(engine.state()["running"] for engine in engines)
-
-
-@pytest.fixture
-def product(tmp_path):
-    def run(scene, n_engines=2, text="", **config):
-        async def main():
-            engines = [SimEngine(SimConfig(name=f"sim-{i}", **config)) for i in range(n_engines)]
-            for engine in engines:
-                await engine.start()
-            house = Product()
-            try:
-                async with asyncio.timeout(90):
-                    await house.start(engines, tmp_path, text)
-                    await scene(house, engines)
-            finally:
-                code = await house.stop()
-                for engine in engines:
-                    await engine.stop()
-            assert code == 0
-            assert not [line for line in house.lines if "Traceback" in line]
-
-        uvloop.run(main())
-
-    return run
 
 
 async def stream(client, tokens):
@@ -314,3 +203,74 @@ def test_the_openai_client(product):
         assert await asyncio.to_thread(ask)
 
     product(scene, 2, profile="instant")
+
+
+def test_two_gateways_see_each_others_load(redis_server, tmp_path):
+    async def asked(house):
+        """A stream that goes on; the endpoint it went to."""
+        body = {"model": "sim", "stream": True, "max_tokens": 400, "prompt": "go on"}
+        request = house.client.build_request("POST", "/v1/completions", json=body)
+        answer = await house.client.send(request, stream=True)
+        words = dict(w.partition("=")[::2] for w in answer.headers["x-headgate-decision"].split())
+        return answer, words["endpoint"]
+
+    async def main():
+        engines = [SimEngine(SimConfig(name=f"sim-{i}", **SLOW)) for i in range(3)]
+        for engine in engines:
+            await engine.start()
+        houses = [Product(), Product()]
+        text = "policy: least-requests\ndecision_header: true\n"
+        text += f"bus: {{url: '{redis_server.url}', name: %s}}\n"
+        for index, house in enumerate(houses):
+            folder = tmp_path / str(index)
+            folder.mkdir()
+            await house.start(engines, folder, text % f"g{index}")
+
+        async def peers(house):
+            return (await house.metrics())["headgate_bus_peers"]
+
+        async with asyncio.timeout(60):
+            for house in houses:
+                await until(lambda house=house: _is(peers(house), 1))
+            taken = []
+            for house in (houses[0], houses[1], houses[1]):
+                answer, endpoint = await asked(house)
+                taken.append((answer, endpoint))
+                await asyncio.sleep(0.3)
+            assert len({endpoint for _, endpoint in taken}) == 3
+            for answer, _ in taken:
+                await answer.aclose()
+            houses[0].process.kill()
+            await until(lambda: _is(peers(houses[1]), 0))
+        await houses[0].process.wait()
+        assert await houses[1].stop() == 0
+        await houses[0].client.aclose()
+        for engine in engines:
+            await engine.stop()
+
+    uvloop.run(main())
+
+
+async def _is(found, wanted):
+    return await found == wanted
+
+
+def test_workers_share_their_sessions(product):
+    """Each connection may meet another worker; the session is where any of them sent it last."""
+
+    async def scene(house, _):
+        async def asked(session):
+            async with httpx.AsyncClient(base_url=house.url, trust_env=False) as client:
+                answer = await client.post(
+                    "/v1/completions",
+                    json={"model": "sim", "prompt": session, "max_tokens": 2},
+                    headers={"x-session-id": session},
+                )
+            return answer.headers["x-headgate-decision"].split()[0]
+
+        homes = {f"s{n}": await asked(f"s{n}") for n in range(9)}
+        assert len(set(homes.values())) > 1
+        for _ in range(4):
+            assert {session: await asked(session) for session in homes} == homes
+
+    product(scene, 3, "workers: 2\ndecision_header: true\n", profile="instant")

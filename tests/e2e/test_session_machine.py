@@ -16,11 +16,14 @@ from tests.e2e.conftest import Script, open_house
 from tests.e2e.tape import Tape, turn
 
 BODY = b'{"model":"sim","stream":true}'
+FIRST = b'{"model":"sim","priority":-1}'
 POST = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
 REQUESTS = [
     POST + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY,
     POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY),
     POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
+    POST + b"Content-Length: %d\r\n\r\n" % len(FIRST) + FIRST,
+    POST + b"X-Headgate-Priority: 7\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
     POST + b"Content-Length: 2\r\n\r\n{]",
     POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
     POST + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
@@ -61,7 +64,9 @@ class Sessions(RuleBasedStateMachine):
         self.gates = []
         self.stack = contextlib.ExitStack()
         self.engines = [Script(self._answer) for _ in range(N_ENGINES)]
-        self.world = self.stack.enter_context(open_house(*self.engines))
+        self.world = self.stack.enter_context(
+            open_house(*self.engines, hold_requests=2, hold_s=60.0)
+        )
         self.house, self.run = self.world.house, self.world.run
         self.tapes = []
         self.unsent = {}
@@ -165,7 +170,27 @@ class Sessions(RuleBasedStateMachine):
     def state(self, slot, state):
         self.house.state(slot, state)
 
+    @rule(slot=st.integers(0, N_ENGINES - 1), n=st.integers(0, 1))
+    def take_at_most(self, slot, n):
+        self.house.shared.table.set_row(slot, max_in_flight=n)
+
     # orders
+
+    @rule(no_engine_s=st.sampled_from([0.0, 60.0]))
+    def tell(self, no_engine_s):
+        async def order():
+            self.house.tell(hold_no_engine_s=no_engine_s)
+            await self._turn()
+
+        self.run(order())
+
+    @rule()
+    def tick(self):
+        async def order():
+            self.house.worker.plane.tick()
+            await self._turn()
+
+        self.run(order())
 
     @rule(slot=st.integers(0, N_ENGINES - 1), hung=st.booleans())
     def condemn(self, slot, hung):
@@ -194,7 +219,10 @@ class Sessions(RuleBasedStateMachine):
         ended = sum(count(one) for one in range(Count.ANSWERED, Count.CUT + 1))
         assert count(Count.DISPATCHED) - ended == sum(in_flight)
         assert min(in_flight) >= 0
-        assert sum(in_flight) <= under_way
+        held = count(Count.HELD_REQUESTS)
+        assert 0 <= held <= 3  # one more, while another that gave way is told
+        assert held + sum(in_flight) <= under_way
+        assert (count(Count.HELD_BYTES) == 0) == (held == 0)
         assert count(Count.BUFFERED_BYTES) >= 0
         assert count(Count.WAITING_FOR_DIAL) >= 0
 
@@ -203,7 +231,7 @@ class Sessions(RuleBasedStateMachine):
         for tape in self.tapes:
             final = [status for status in tape.statuses if status >= 200]
             assert len(final) <= self.sent[tape] + 1  # a framing error may be one more
-            assert set(final) <= {200, 400, 404, 500, 502, 503, 504}
+            assert set(final) <= {200, 400, 404, 429, 500, 502, 503, 504}
 
     def teardown(self):
         async def leave():

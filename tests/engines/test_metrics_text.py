@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.kind import KINDS
-from engines.metrics_text import Scrape, read_metrics
+from engines.metrics_text import AdaptersInUse, Scrape, read_metrics
 
 VLLM = KINDS["vllm"].metrics
 
@@ -60,3 +60,37 @@ def test_every_kind_has_what_the_gateway_asks_for():
         assert kind.health_path.startswith("/")
         assert 0 < kind.keep_alive_s < 5
         assert all(100 <= status < 600 and piece for status, piece in kind.dying_answers)
+
+
+LORA = "vllm:lora_requests_info"
+
+
+@pytest.mark.parametrize(
+    ("page", "found"),
+    [
+        ("", None),
+        (f'{LORA}{{max_lora="4",running_lora_adapters="",waiting_lora_adapters=""}} 5.0', (4, ())),
+        (
+            f'{LORA}{{max_lora="4",running_lora_adapters="a,b",waiting_lora_adapters="b,c"}} 5.0',
+            (4, ("a", "b", "c")),
+        ),
+        # Label sets of old times stay: the newest holds.
+        (
+            f'{LORA}{{max_lora="4",running_lora_adapters="old",waiting_lora_adapters=""}} 5.0\n'
+            f'{LORA}{{max_lora="4",running_lora_adapters="new",waiting_lora_adapters=""}} 7.0\n'
+            f'{LORA}{{max_lora="4",running_lora_adapters="mid",waiting_lora_adapters=""}} 6.0\n',
+            (4, ("new",)),
+        ),
+        (
+            f'{LORA}{{max_lora="1",running_lora_adapters="q\\"x",waiting_lora_adapters=""}} 1',
+            (1, ('q"x',)),
+        ),
+        (f'{LORA}{{max_lora="0",running_lora_adapters="a"}} 5.0', None),
+        (f'{LORA}{{max_lora="many",running_lora_adapters="a"}} 5.0', None),
+        (f'{LORA}{{running_lora_adapters="a"}} 5.0', None),
+        (f"{LORA} 5.0", None),
+    ],
+)
+def test_adapters_in_use(page, found):
+    expected = None if found is None else AdaptersInUse(*found)
+    assert read_metrics(page, VLLM).adapters == expected

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from gateway.config import Config, Engine, Secret
-from gateway.config.schema import ModelRule
+from gateway.config.schema import Key, ModelRule
 from gateway.fleet import MAX_MODELS, MAX_SLOTS, QUARANTINE_S, Fleet, FleetError
 from gateway.messages import Choice, Endpoint, Model, Settings
 
@@ -234,3 +234,60 @@ class Slots(RuleBasedStateMachine):
 
 
 TestSlots = Slots.TestCase
+
+
+def test_labels_are_bits():
+    fleet = Fleet(busy=lambda slot: False)
+    plain = fleet.add(Engine(url="http://a"), "config", 0.0)
+    first = fleet.add(Engine(url="http://b", labels={"gpu": "h100"}), "config", 0.0)
+    other = fleet.add(Engine(url="http://c", labels={"gpu": "l4", "zone": "a"}), "config", 0.0)
+    half = fleet.add(Engine(url="http://d", role="prefill"), "config", 0.0)
+    rest = fleet.add(Engine(url="http://e", role="decode", labels={"gpu": "h100"}), "config", 0.0)
+    bits = fleet.build(Config()).labels
+
+    def has(member):
+        return {text for text, bit in bits.items() if member.labels >> bit & 1}
+
+    both = {"role=prefill", "role=decode"}
+    assert has(plain) == both
+    assert has(first) == both | {"gpu=h100"}
+    assert has(other) == both | {"gpu=l4", "zone=a"}
+    assert has(half) == {"role=prefill"}
+    assert has(rest) == {"role=decode", "gpu=h100"}
+    assert len(set(bits.values())) == len(bits)
+
+
+def test_more_labels_than_bits():
+    fleet = Fleet(busy=lambda slot: False)
+    for n in range(61):
+        fleet.add(Engine(url=f"http://e{n}", labels={"n": str(n)}), "config", 0.0)
+    with pytest.raises(FleetError, match="more than 63 different"):
+        fleet.add(Engine(url="http://x", labels={"n": "x"}), "config", 0.0)
+    assert "x:80" not in fleet.members
+    known = fleet.add(Engine(url="http://x", labels={"n": "7"}), "config", 0.0)
+    assert known.labels == fleet.members["e7:80"].labels
+    assert max(fleet.build(Config()).labels.values()) == 62
+
+
+def test_what_models_and_keys_ask_for():
+    rules = {
+        "x": ModelRule(labels={"zone": "a", "gpu": "h100"}),
+        "y": ModelRule(alias_of="x", labels={"role": "prefill"}),
+        "z": ModelRule(usage="exact"),
+    }
+    key = Key(name="k", digest="ab" * 32, labels={"tier": "gold"})
+    built = fleet_of("http://a").build(Config(models=rules, keys=[key]))
+    assert built.settings.labels_by_model == {
+        "x": ["gpu=h100", "zone=a"],
+        "y": ["role=prefill"],
+    }
+    assert built.keys[0].labels == ["tier=gold"]
+
+
+def test_adapters_name_their_base():
+    fleet = fleet_of("http://a", "http://b")
+    entries = [{"id": "base", "parent": None}, {"id": "lora", "parent": "base"}]
+    for member, listed_there in zip(fleet.members.values(), (entries, entries[:1]), strict=True):
+        fleet.set_models(member, listed_there)
+    built = fleet.build(Config())
+    assert built.models == [Model("base", 0, [0, 1]), Model("lora", 1, [0], "base")]

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from engines.profile import PROFILES
 from gateway._shared import (
     LATENCY_BOUNDS_S,
     SHORT_BOUNDS_S,
@@ -19,6 +20,8 @@ from gateway._shared import (
     ModelWord,
     Shared,
 )
+from gateway.bus import NoBus
+from gateway.caches import Caches
 from gateway.config import Config, Engine
 from gateway.fleet import MAX_MODELS, Fleet
 from gateway.health import Health, Rules
@@ -36,8 +39,10 @@ class House:
         memory = mmap.mmap(self.shared.fd, Shared.size(n_workers))
         self.words = (ctypes.c_int64 * (int(Area.COLUMN) * n_workers)).from_buffer(memory)
         self.fleet = Fleet(busy=lambda slot: False)
+        self.caches = Caches(self.shared.table, self.shared.index, self.shared.adapters)
         self.supervisor = SimpleNamespace(workers=[], ready_count=1, restarts=3)
         self.access_log = None
+        self.bus = NoBus()
         self.endpoint_base = {}
         self.started_s = 1.0
         self.config = Config()
@@ -49,6 +54,7 @@ class House:
         member = self.fleet.add(Engine(url=url), "config", 0.0)
         self.endpoint_base[member.slot] = self.endpoint_words(member.slot)
         self.shared.table.set_row(member.slot, state=State.READY, share=0.5, generation=1)
+        self.caches.open(member, PROFILES["8b-h100"])
         return member
 
     def watches(self):

@@ -253,3 +253,32 @@ def test_reported_blocks_are_found_by_their_tokens():
     assert Matcher([index]).depth_of(ours, [5]) == {5: 3}
     cache.remove(11)
     assert Matcher([index]).depth_of(ours, [5]) == {5: 0}
+
+
+def test_all_slots_may_hold_a_block():
+    index = index_of(10)
+    keys = prompt(1, 2, 3)
+    for slot in range(1024):
+        index.note(keys, slot)
+    assert index.holders(keys[2]) == list(range(1024))
+    assert index.n_sets_used == 1
+    index.forget(keys[1:], 512)
+    assert Matcher([index]).depth_of(keys, range(1024)) == {
+        slot: 1 if slot == 512 else 3 for slot in range(1024)
+    }
+    for slot in range(1024):
+        index.forget(keys, slot)
+    assert (index.n_blocks, index.n_sets_used) == (0, 0)
+
+
+def test_what_finds_no_room_is_counted_and_room_that_is_freed_is_used():
+    index = index_of(4)
+    assert index.note(array("Q", range(1, 8)), 1) == 4
+    assert (index.n_blocks, index.n_dropped) == (4, 3)
+    # A holder more of a known block takes no room.
+    assert index.note(array("Q", [1, 2, 3, 4]), 2) == 4
+    index.forget(array("Q", [1, 2]), 1)
+    assert index.note(array("Q", [8]), 1) == 0
+    index.forget(array("Q", [1, 2]), 2)
+    assert index.note(array("Q", [8, 9, 10]), 1) == 2
+    assert [index.holders(key) for key in (1, 3, 8, 9, 10)] == [[], [1, 2], [1], [1], []]

@@ -1,6 +1,7 @@
 """Policies through their public face: who gets the next request."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -84,3 +85,56 @@ def test_a_lone_starting_endpoint_still_serves(name: str) -> None:
 def test_bad_rows_are_refused(call, error, words) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(error, match=words):
         call(table({}))
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(
+    ("row", "ask", "why"),
+    [
+        ({}, {}, ""),
+        ({"state": State.OPEN}, {}, "not ready"),
+        ({"state": State.DRAINING}, {}, "not ready"),
+        ({"state": State.TRIAL}, {}, "on trial with its one request"),
+        ({}, {"labels": 2}, ""),
+        ({}, {"labels": 3}, ""),
+        ({}, {"labels": 4}, "lacks a label"),
+        ({}, {"labels": 1 << 63}, "lacks a label"),
+        ({"max_in_flight": 1}, {}, "full"),
+        ({"max_in_flight": 2}, {}, ""),
+        ({}, {"tried": [0]}, "tried already"),
+        ({}, {"is_bound": True, "home": 1}, "not the session's endpoint"),
+    ],
+)
+def test_why_a_candidate_may_not(
+    name: str, row: dict[str, int], ask: dict[str, Any], why: str
+) -> None:
+    made = table({0: State.READY})
+    made.set_row(0, labels=3)
+    made.set_row(0, **row)  # type: ignore[arg-type]
+    made.set_work(0, 0, (1, 0, 0.0, 0.0, 0.0, 0, 0))
+    entry = make_policy(name).explain(made, [0], **ask)[0]
+    assert (entry["why_not"], entry["may_take"]) == (why, why == "")
+    if "is_bound" not in ask:  # that is the router's to keep
+        assert make_policy(name).choose(made, [0], **ask) == (0 if why == "" else None)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_worker_has_a_seed_of_its_own(name: str) -> None:
+    ready = table(dict.fromkeys(range(4), State.READY))
+    firsts = {make_policy(name, seed).choose(ready, range(4)) for seed in range(64)}
+    assert firsts == {0, 1, 2, 3}
+
+
+def test_the_terms_of_a_cost_add_up() -> None:
+    made = table({0: State.READY, 1: State.READY})
+    for slot in (0, 1):
+        made.set_row(slot, profile=(8e-3, 33e-6, 1.3e-9, 20e-6, 55e-9, 390_000), rtt_s=0.001)
+        made.set_work(0, slot, (3, 2, 0.2, 0.0, 0.0, 2000, 5000))
+    ask = {"n_tokens": 2000.0, "out_tokens": 100.0, "home": 1, "home_s": 0.5, "pressure": 0.3}
+    found = make_policy("marginal-cost").explain(made, [0, 1], **ask)
+    for entry in found.values():
+        parts = ("rtt_s", "wait_s", "kv_wait_s", "decode_s", "home_s", "adapter_s")
+        total = sum(entry[part] for part in parts) + entry["own_s"] * (1 + entry["price"])
+        assert entry["cost"] == pytest.approx(total)
+    assert found[0]["home_s"] == 0.5
+    assert found[1]["home_s"] == 0

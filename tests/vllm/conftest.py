@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.engines.tokens.models import write_folder
 from tests.vllm import environment, headgate_process
 from tests.vllm.fleet import Fleet
 from tests.vllm.headgate_process import Gateway
-from tests.vllm.server import Server
+from tests.vllm.server import ADAPTERS, Server
 
 # A fixture may build the environment and wait for servers before the first line of a test runs.
 TEST_TIMEOUT_S = 1800
@@ -92,10 +93,14 @@ def vllm_python(progress: Note) -> Path:
 def fleet(
     vllm_python: Path, tmp_path_factory: pytest.TempPathFactory, progress: Note
 ) -> Iterator[Fleet]:
-    model = tmp_path_factory.mktemp("vllm") / "model"
-    script = Path(__file__).with_name("tiny_model.py")
-    subprocess.run([str(vllm_python), str(script), str(model)], check=True)
-    fleet = Fleet(vllm_python, model, progress)
+    folder = tmp_path_factory.mktemp("vllm")
+    model, caching = folder / "model", folder / "caching"
+    adapters = [str(folder / name) for name in ADAPTERS]
+    script = str(Path(__file__).with_name("tiny_model.py"))
+    subprocess.run([str(vllm_python), script, str(model)], check=True)
+    subprocess.run([str(vllm_python), script, str(caching), *adapters], check=True)
+    write_folder(caching, "chatml")
+    fleet = Fleet(vllm_python, model, caching, progress)
     try:
         yield fleet
     finally:

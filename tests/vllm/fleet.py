@@ -9,30 +9,48 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.vllm.server import EMBED_ARGS, EMBEDDING_MODEL, GENERATE_ARGS, MODEL, Server
+from tests.vllm.server import (
+    ADAPTERS,
+    CACHING_ARGS,
+    EMBED_ARGS,
+    EMBEDDING_MODEL,
+    GENERATE_ARGS,
+    MODEL,
+    Server,
+)
 
 # How long a server started with it lets running requests finish after SIGTERM.
 GRACE_S = 60
-PLAIN, GRACEFUL, EMBEDDING = "plain", "graceful", "embedding"
+PLAIN, GRACEFUL, EMBEDDING, CACHING = "plain", "graceful", "embedding", "caching"
 _ARGS = {
     PLAIN: GENERATE_ARGS,
     GRACEFUL: [*GENERATE_ARGS, f"--shutdown-timeout={GRACE_S}"],
     EMBEDDING: EMBED_ARGS,
+    CACHING: CACHING_ARGS,
 }
 
 
 class Fleet:
-    """Not thread-safe; `stop` ends every server, also those a test has harmed."""
+    """Not thread-safe; `stop` ends every server, also those a test has harmed.
 
-    def __init__(self, python: Path, model: Path, progress: Callable[[str], None]) -> None:
+    `caching_model`: that of caching servers, whose token ids can be made here; its adapters lie
+    beside it.
+    """
+
+    def __init__(
+        self, python: Path, model: Path, caching_model: Path, progress: Callable[[str], None]
+    ) -> None:
+        self.model = model
+        self.caching_model = caching_model
         self._python = python
-        self._model = model
         self._progress = progress
-        self._servers: dict[str, list[Server]] = {PLAIN: [], GRACEFUL: [], EMBEDDING: []}
+        self._servers: dict[str, list[Server]] = {kind: [] for kind in _ARGS}
 
-    def require(self, *, plain: int = 0, graceful: int = 0, embedding: int = 0) -> list[Server]:
+    def require(
+        self, *, plain: int = 0, graceful: int = 0, embedding: int = 0, caching: int = 0
+    ) -> list[Server]:
         """That many healthy servers of each kind, in this order."""
-        wanted = {PLAIN: plain, GRACEFUL: graceful, EMBEDDING: embedding}
+        wanted = {PLAIN: plain, GRACEFUL: graceful, EMBEDDING: embedding, CACHING: caching}
         chosen = {kind: self._healthy(kind)[:count] for kind, count in wanted.items()}
         fresh = [
             self._start(kind)
@@ -64,7 +82,11 @@ class Fleet:
     def _start(self, kind: str) -> tuple[str, Server]:
         served = EMBEDDING_MODEL if kind == EMBEDDING else MODEL
         name = f"{kind}-{len(self._servers[kind])}"
-        server = Server(self._python, self._model, name, _ARGS[kind], served)
+        model, args = self.model, _ARGS[kind]
+        if kind == CACHING:
+            model = self.caching_model
+            args = [*args, "--lora-modules", *(f"{a}={model.with_name(a)}" for a in ADAPTERS)]
+        server = Server(self._python, model, name, args, served)
         self._servers[kind].append(server)
         self._progress(f"starting vLLM {name} on port {server.port}")
         server.start()

@@ -43,20 +43,20 @@ class GatewayError(Exception):
 class Gateway:
     """`url` takes the clients' requests, `admin_url` has readiness, metrics and the endpoints."""
 
-    def __init__(self, engines: Sequence[str], folder: Path) -> None:
+    def __init__(self, engines: Sequence[str], folder: Path, config: dict[str, Any]) -> None:
         self.engines = list(engines)
         port, admin_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.admin_url = f"http://127.0.0.1:{admin_port}"
         self._log = folder / f"headgate-{port}.log"
-        config = folder / f"headgate-{port}.yaml"
+        file = folder / f"headgate-{port}.yaml"
         # JSON is YAML.
-        config.write_text(json.dumps(CONFIG))
+        file.write_text(json.dumps({**CONFIG, **config}))
         self._command = [str(Path(sys.executable).with_name("headgate")), "serve"]
         for engine in engines:
             self._command += ["--engine", engine]
         self._command += ["--host", "127.0.0.1", "--port", str(port)]
-        self._command += ["--admin-port", str(admin_port), "--config", str(config)]
+        self._command += ["--admin-port", str(admin_port), "--config", str(file)]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -131,9 +131,10 @@ def logs() -> list[str]:
 
 
 @contextlib.contextmanager
-def running(engines: Sequence[str]) -> Iterator[Gateway]:
+def running(engines: Sequence[str], **config: Any) -> Iterator[Gateway]:
+    """With these sections of its configuration besides those of every test."""
     with tempfile.TemporaryDirectory(prefix="headgate-vllm-") as folder:
-        gateway = Gateway(engines, Path(folder))
+        gateway = Gateway(engines, Path(folder), config)
         _running.append(gateway)
         try:
             gateway.start()

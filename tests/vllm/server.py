@@ -32,7 +32,30 @@ GENERATE_ARGS = [
     # Without it a random model may spend all its tokens on white space between two JSON tokens.
     '--structured-outputs-config={"backend":"xgrammar","disable_any_whitespace":true}',
 ]
+ADAPTERS = ("adapter-0", "adapter-1")
+CACHING_BLOCKS = 512
+BLOCK_TOKENS = 32
+# Tells what its cache holds, and of each request what of it was used. So small that it evicts.
+CACHING_ARGS = [
+    "--max-model-len=2048",
+    f"--num-gpu-blocks-override={CACHING_BLOCKS}",
+    "--enable-prompt-tokens-details",
+    # On VLLM_HOST_IP, at ports of its own choice; GET /kv_event_sources tells which.
+    '--kv-events-config={"enable_kv_cache_events":true,"publisher":"zmq",'
+    '"endpoint":"tcp://*:0","replay_endpoint":"tcp://*:0","topic":"kv@tiny"}',
+    "--enable-lora",
+    f"--max-loras={len(ADAPTERS)}",
+    "--max-lora-rank=8",
+]
 EMBED_ARGS = ["--runner=pooling", "--convert=embed"]
+RENDER_ARGS = [
+    "--host=127.0.0.1",
+    "--enable-auto-tool-choice",
+    "--tool-call-parser=hermes",
+    "--uvicorn-log-level=warning",
+    f"--max-model-len={MAX_MODEL_TOKENS}",
+    f"--served-model-name={MODEL}",
+]
 COMMON_ARGS = [
     "--host=127.0.0.1",
     "--dtype=float32",
@@ -43,7 +66,7 @@ COMMON_ARGS = [
     f"--max-model-len={MAX_MODEL_TOKENS}",
     # The CPU attention takes multiples of 32 only. 2048 such blocks are 32 MB for this model, and
     # hold eight answers of full length at once.
-    "--block-size=32",
+    f"--block-size={BLOCK_TOKENS}",
     "--num-gpu-blocks-override=2048",
 ]
 ENVIRONMENT = {
@@ -60,6 +83,8 @@ ENVIRONMENT = {
     # Else the first request with logprobs calls a C++ compiler and waits for it.
     "TORCH_COMPILE_DISABLE": "1",
     "PYTHONWARNINGS": "ignore",
+    # For /reset_prefix_cache.
+    "VLLM_SERVER_DEV_MODE": "1",
 }
 
 
@@ -94,8 +119,9 @@ class Server:
         self.start_s = 0.0
         # Nothing may be asked of it any more, though it may go on answering for a while.
         self.leaving = False
-        self._command = [str(python.with_name("vllm")), "serve", str(model), *args]
-        self._command += [*COMMON_ARGS, f"--served-model-name={served}", f"--port={self.port}"]
+        self._command = [str(python.with_name("vllm")), "serve", str(model), *COMMON_ARGS]
+        # The last of two equal options wins.
+        self._command += [*args, f"--served-model-name={served}", f"--port={self.port}"]
         self._process: subprocess.Popen[bytes] | None = None
         self._family: set[Process] = set()
         self._log = Path(tempfile.gettempdir()) / f"headgate-vllm-{os.getpid()}-{name}.log"
@@ -155,6 +181,15 @@ class Server:
         self._remember_family()
         os.kill(self.pid, signal.SIGTERM)
 
+    def kill(self) -> None:
+        """All its processes at once, as a machine dies; `start` makes it anew."""
+        assert self._process is not None
+        self._remember_family()
+        self._process.kill()
+        self._signal_family(signal.SIGKILL)
+        self._process.wait()
+        self._family.clear()
+
     def wait_exit(self, timeout_s: float) -> bool:
         assert self._process is not None
         try:
@@ -211,6 +246,15 @@ class Server:
     def _signal_family(self, number: int) -> None:
         for process in self._family:
             process.kill(number)
+
+
+class Renderer(Server):
+    """vLLM's front without an engine: makes prompts of requests, and has a third of the memory."""
+
+    def __init__(self, python: Path, model: Path, name: str) -> None:
+        super().__init__(python, model, name, [], MODEL)
+        vllm = str(python.with_name("vllm"))
+        self._command = [vllm, "launch", "render", str(model), *RENDER_ARGS, f"--port={self.port}"]
 
 
 @dataclass(frozen=True)

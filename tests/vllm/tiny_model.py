@@ -1,5 +1,7 @@
 """Write a small language model with random weights; run by the Python of the vLLM environment.
 
+`python tiny_model.py FOLDER [ADAPTER_FOLDER..]`: the model, and LoRA adapters for it.
+
 The weights follow from a fixed seed, so every replica and every run answers the same under greedy
 decoding. Only printable ASCII tokens can ever win: the rows of the output layer of all others are
 zero, so that no answer ends before `max_tokens` by chance and none holds half a UTF-8 character.
@@ -27,6 +29,7 @@ KV_HEADS = 1
 # The smallest head vLLM's CPU attention has a kernel for.
 HEAD = 32
 POSITIONS = 8192
+ADAPTER_RANK = 8
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 # The last one is never used; the tokenizer class that transformers picks for this architecture
@@ -148,9 +151,39 @@ def write_model(folder: Path) -> None:
     save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
+def write_adapter(folder: Path, seed: int) -> None:
+    """A LoRA adapter of all attention projections, strong enough to change what is answered."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    widths = {"q_proj": HEADS * HEAD, "k_proj": KV_HEADS * HEAD, "v_proj": KV_HEADS * HEAD}
+    weights = {}
+    for layer in range(LAYERS):
+        for name, width in widths.items():
+            at = f"base_model.model.model.layers.{layer}.self_attn.{name}"
+            down = random.standard_normal((ADAPTER_RANK, HIDDEN)) * HIDDEN**-0.5
+            up = random.standard_normal((width, ADAPTER_RANK)) * 0.5
+            weights[f"{at}.lora_A.weight"] = down.astype(np.float32)
+            weights[f"{at}.lora_B.weight"] = up.astype(np.float32)
+    save_file(weights, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
+    write_json(
+        folder / "adapter_config.json",
+        {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "r": ADAPTER_RANK,
+            "lora_alpha": 2 * ADAPTER_RANK,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "target_modules": sorted(widths),
+        },
+    )
+
+
 def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1))
 
 
 if __name__ == "__main__":
     write_model(Path(sys.argv[1]))
+    for number, adapter in enumerate(sys.argv[2:]):
+        write_adapter(Path(adapter), number)

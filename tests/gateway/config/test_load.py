@@ -51,18 +51,26 @@ def test_every_key_reaches_its_place(in_folder):
         models:
           fast: {{alias_of: small}}
           split: {{split: {{small: 9, large: 1}}, usage: exact}}
-        keys: [{{name: team, digest: "sha256:{DIGEST.upper()}", models: [fast], usage: exact}}]
+        keys:
+          - {{name: team, digest: "sha256:{DIGEST.upper()}", models: [fast], usage: exact}}
+          - {{name: batch, digest: "{DIGEST[::-1]}", priority: 3}}
         limits: {{body_bytes: 1000}}
         timeouts: {{event_s: 7}}
+        hold: {{wait_s: 2, requests: 9, bytes: 8, time_s: 7, no_engine_s: 6}}
         """,
         {"KEY": "s3cret"},
     )
     assert config.engines[0].api_key == Secret("s3cret")
     assert config.aliases() == {"fast": {"small": 1.0}, "split": {"small": 9, "large": 1}}
-    assert config.to_keys() == [Key("team", bytes.fromhex(DIGEST), ["fast"], "exact")]
+    assert config.to_keys() == [
+        Key("team", bytes.fromhex(DIGEST), ["fast"], "exact"),
+        Key("batch", bytes.fromhex(DIGEST[::-1]), [], "", priority=3),
+    ]
     settings = config.to_settings("127.0.0.1:1")
     assert (settings.body_bytes, settings.event_s) == (1000, 7.0)
     assert settings.usage_by_model == {"split": "exact"}
+    held = {n: getattr(settings, n) for n in settings.__struct_fields__ if n.startswith("hold_")}
+    assert list(held.values()) == [2.0, 9, 8, 7.0, 6.0]
     assert settings.admin_address == "127.0.0.1:1"
     assert Choice("small").weight == 1.0
 
@@ -106,6 +114,40 @@ def test_secrets_come_from_files_and_are_never_shown(in_folder, tmp_path):
     assert show(config)["engines"][0]["api_key"] == "***"
     assert show(Config())["admin"]["token"] == ""
     assert "abc" not in repr(config)
+
+
+def test_the_bus_and_its_password(in_folder):
+    url = "rediss://me:x9%40y8@redis.svc:6380/2"
+    config = in_folder("bus: {url: env:BUS, name: pod-a, gateways: 3}", {"BUS": url})
+    assert config.bus.url.reveal() == url
+    assert (config.bus.name, config.bus.gateways) == ("pod-a", 3)
+    assert show(config)["bus"] == {"url": "***", "name": "pod-a", "gateways": 3}
+    assert "y8" not in repr(config)
+    assert load(None, {"HEADGATE_BUS__URL": url}).bus.url.reveal() == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://:s3cret@a",
+        "redis.svc:6379",
+        "redis://:s3cret@/0",
+        "redis://:s3cret@a:70000",
+        "redis://:s3cret@a:0",
+        "redis://:s3/cret@a",
+        "redis://:s3#cret@a",
+        "redis://:s3cret@a/one",
+        "redis://:s3cret@a/0?socket_timeout=9",
+        "redis://:s3 cret@a",
+        "redis://:s3cret@[a",
+    ],
+)
+def test_a_bus_url_that_is_none_is_not_quoted(in_folder, url):
+    with pytest.raises(ConfigError) as caught:
+        in_folder("", {"HEADGATE_BUS__URL": url})
+    (line,) = caught.value.errors
+    assert line.startswith("h.yaml: bus.url: expected redis[s]://")
+    assert "cret" not in line
 
 
 WRONG = [
@@ -197,6 +239,58 @@ WRONG = [
     (
         "listen: {tls_cert: h.yaml}",
         "listen.tls_key: missing; HTTPS needs both tls_cert and tls_key",
+    ),
+    ("bus: {gateways: -1}", "bus.gateways: expected a whole number from 0 to 256, got -1"),
+    (
+        "bus: {name: 'a b'}",
+        "bus.name: expected text like ^[A-Za-z0-9][A-Za-z0-9._:\\[\\]-]*$, got 'a b'",
+    ),
+    ("bus: {url: env:NOPE}", "bus.url: the environment variable NOPE is not set"),
+    ("affinity: {mode: sticky}", "affinity.mode: expected one of soft, hard, off, got 'sticky'"),
+    ("affinity: {modes: hard}", "affinity.modes: unknown key; did you mean 'mode'?"),
+    (
+        "affinity: {headers: ['x session']}",
+        "affinity.headers[0]: expected text like ^[A-Za-z0-9-]+$, got 'x session'",
+    ),
+    ("affinity: {headers: x-user}", "affinity.headers: expected a list, got 'x-user'"),
+    ("affinity: {weight_s: -1}", "affinity.weight_s: expected a number, 0 or more, got -1"),
+    ("affinity: {idle_s: 0}", "affinity.idle_s: expected a number above 0, got 0"),
+    (
+        "affinity: {cookie: 'a=b'}",
+        "affinity.cookie: expected text like ^[A-Za-z0-9._-]*$, got 'a=b'",
+    ),
+    ("adapter_load_s: fast", "adapter_load_s: expected a number, 0 or more, got 'fast'"),
+    (
+        "engines: [{url: 'http://a', role: prefil}]",
+        "engines[0].role: expected one of both, prefill, decode, got 'prefil'",
+    ),
+    (
+        "engines: [{url: 'http://a', lables: {}}]",
+        "engines[0].lables: unknown key; did you mean 'labels'?",
+    ),
+    (
+        "engines: [{url: 'http://a', labels: {gpu: 'h 100'}}]",
+        "engines[0].labels.gpu: expected text like ^[A-Za-z0-9][A-Za-z0-9._/-]*$, got 'h 100'",
+    ),
+    (
+        "engines: [{url: 'http://a', labels: {'g pu': x}}]",
+        "engines[0].labels.g pu: expected a name like [A-Za-z0-9][A-Za-z0-9._/-]{0,62}",
+    ),
+    (
+        "engines: [{url: 'http://a', labels: {role: decode}}]",
+        "engines[0].labels.role: the role is no label; give the engine's `role`",
+    ),
+    (
+        "models: {a: {labels: {role: both}}}",
+        "models.a.labels.role: expected one of prefill, decode, got 'both'",
+    ),
+    (
+        "models: {a: {labels: {'=': b}}}",
+        "models.a.labels.=: expected a name like [A-Za-z0-9][A-Za-z0-9._/-]{0,62}",
+    ),
+    (
+        f"keys: [{{name: a, digest: {DIGEST}, labels: {{',': b}}}}]",
+        "keys[0].labels.,: expected a name like [A-Za-z0-9][A-Za-z0-9._/-]{0,62}",
     ),
     ("admin: {port: 8080}", "admin.port: 8080 is listen.port already; choose another"),
 ]

@@ -75,4 +75,4 @@ if __name__ == "__main__":
     parser.add_argument("--log-format")
     if os.environ.get("HEADGATE_TEST_WORKER") == "crash":
         raise SystemExit(3)
-    asyncio.run(main(parser.parse_args()))
+    asyncio.run(main(parser.parse_known_args()[0]))

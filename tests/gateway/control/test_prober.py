@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import time
+from array import array
 
 import pytest
 import trustme
@@ -11,9 +12,13 @@ from gateway._shared import Shared
 from gateway.caches import Caches
 from gateway.config import Engine, Secret
 from gateway.config.schema import Health as HealthConfig
+from gateway.config.schema import Overload
 from gateway.fleet import Fleet
+from gateway.kv_following import KvFollowing
 from gateway.prober import Prober
-from router import State
+from router import State, make_policy
+from router._demand import Demand
+from router._router import Router
 
 FAST = HealthConfig(
     interval_s=0.2,
@@ -38,14 +43,17 @@ class House:
         self.changes = 0
         self.condemned = []
         self.left = []
+        caches = Caches(self.table, self.shared.index, self.shared.adapters)
         self.prober = Prober(
             self.table,
             self.fleet,
-            Caches(self.table, self.shared.index),
+            caches,
             config,
+            Overload(),
             self._on_change,
             self.condemned.append,
             self._on_left,
+            KvFollowing(self.fleet, caches, dict, self._on_change),
         )
 
     def _on_change(self):
@@ -257,6 +265,63 @@ def test_a_page_that_does_not_come_is_unknown_and_no_stall(scene, until):
     scene(play, metrics=STALLED)
 
 
+def picks(house, n=4):
+    """Slots that get requests, of those that are there."""
+    router = Router(house.table, 0, make_policy("round-robin"), None)
+    sent = [
+        router.send(Demand(), sorted(house.prober.watches), array("Q"), 1.0, 16.0, 0.0)
+        for _ in range(n)
+    ]
+    for dispatch in filter(None, sent):
+        dispatch.release(0.0)
+    return [dispatch and dispatch.slot for dispatch in sent]
+
+
+@pytest.mark.parametrize(
+    ("too_much", "bearable"),
+    [
+        ("vllm:num_requests_waiting 32", "vllm:num_requests_waiting 31"),
+        ("vllm:kv_cache_usage_perc 0.96", "vllm:kv_cache_usage_perc 0.94"),
+        ("vllm:num_requests_waiting 99", ""),
+    ],
+    ids=["waiting", "kv cache", "no longer said"],
+)
+def test_an_engine_that_says_it_has_too_much_gets_nothing(
+    engine_double, pen, until, too_much, bearable
+):
+    async def inside():
+        busy, idle = await engine_double().start(), await engine_double().start()
+        busy.metrics = too_much + "\n"
+        house = House(FAST, pen)
+        house.add(busy.url)
+        house.add(idle.url)
+        await until(lambda: house.state(0) is house.state(1) is State.READY)
+        await until(lambda: set(picks(house)) == {1})
+        busy.metrics = bearable + "\n"
+        await until(lambda: set(picks(house)) == {0, 1})
+        await house.prober.close()
+        await busy.stop()
+        await idle.stop()
+
+    asyncio.run(inside())
+
+
+def test_an_engine_gets_no_more_than_it_takes(engine_double, pen, until):
+    async def inside():
+        engine = await engine_double().start()
+        house = House(FAST, pen)
+        member = house.add(engine.url, max_in_flight=2)
+        await until(lambda: house.state() is State.READY)
+        assert picks(house) == [0, 0, None, None]
+        member.engine = Engine(url=engine.url, max_in_flight=3)
+        house.prober.refit(member)
+        assert picks(house) == [0, 0, 0, None]
+        await house.prober.close()
+        await engine.stop()
+
+    asyncio.run(inside())
+
+
 def test_an_engine_that_answers_nothing_opens(scene, until):
     async def play(house, engine):
         engine.hang.update(["/health", "/metrics", "/v1/models"])
@@ -334,3 +399,39 @@ def test_another_address_condemns_what_ran_at_the_old_one(scene, until):
         assert house.table.row(0) == (State.UNKNOWN, 1.0, 2)
 
     scene(play)
+
+
+def test_adapters_that_an_engine_has_in_use(scene, until):
+    async def play(house, engine):
+        def cost_s(name):
+            return house.shared.adapters.cost_s(house.table, name, 0, time.monotonic())
+
+        assert cost_s("a") == cost_s("b") == 0.5
+        line = 'vllm:lora_requests_info{max_lora="1",running_lora_adapters="a"} 5.0'
+        engine.metrics = line + "\n"
+        await until(lambda: cost_s("a") == 0)
+        assert cost_s("b") == 1.0, "its only slot is taken"
+        # It dies: whatever comes back has none.
+        await engine.stop()
+        await until(lambda: house.state() is State.OPEN)
+        assert cost_s("a") == 0.5
+
+    scene(play)
+
+
+def test_a_row_has_its_labels(engine_double, pen, until):
+    async def inside():
+        engine = await engine_double().start()
+        house = House(FAST, pen)
+        member = house.add(engine.url, role="decode", labels={"gpu": "h100"})
+        await until(lambda: house.state() is State.READY)
+        policy = make_policy("least-requests")
+        assert policy.choose(house.table, [0], labels=member.labels) == 0
+        assert policy.choose(house.table, [0], labels=1 << 1) is None
+        member.labels = 1 << 1
+        house.prober.refit(member)
+        assert policy.choose(house.table, [0], labels=1 << 1) == 0
+        await house.prober.close()
+        await engine.stop()
+
+    asyncio.run(inside())

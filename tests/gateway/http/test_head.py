@@ -88,6 +88,7 @@ KNOWN = {
     b"HTTP2-Settings": FieldId.HTTP2_SETTINGS,
     b"X-Headgate-": FieldId.X_HEADGATE,
     b"X-Headgate-Endpoint": FieldId.X_HEADGATE,
+    b"X-Headgate-Priority": FieldId.X_HEADGATE_PRIORITY,
     b"X-data-parallel-rank": FieldId.X_DATA_PARALLEL_RANK,
     b"X-Vllm-Priority": FieldId.X_VLLM_PRIORITY,
 }

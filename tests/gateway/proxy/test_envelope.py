@@ -14,6 +14,7 @@ NAMES = (
     "stream_options",
     "kv_transfer_params",
     "previous_response_id",
+    "priority",
 )
 
 values = st.recursive(

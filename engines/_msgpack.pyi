@@ -1,0 +1,1 @@
+# For Cython modules only: nothing here can be called from Python.

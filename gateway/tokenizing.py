@@ -1,0 +1,248 @@
+"""Makes prompts' token ids off the event loop: a few threads, a bounded queue, a deadline.
+
+Thread rules. `submit`, `Job.cancel`, `close` and all callbacks belong to the loop's thread; a
+callback runs exactly once, before `submit` returns where the answer is known at once, or never if
+its job was cancelled. The threads touch nothing of the loop but `call_soon_threadsafe`. Of a job
+they read path and body, which must not change any more, and write the answer, once. A maker of ids
+is shared by all threads.
+
+What it does to the loop: tokenizers lets go of the interpreter's lock while it encodes, decoding
+and rendering (some 0.3 ms for a prompt of 16 KB) do not. So more than one or two threads only help
+while most prompts are new. Lateness is looked at by one timer for all jobs: they are due in the
+order in which they came.
+"""
+
+from __future__ import annotations  # array is no generic before Python 3.12
+
+import asyncio
+import contextlib
+import logging
+import os
+from array import array
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import Protocol
+
+from gateway.messages import Sample
+
+__all__ = ["Job", "Maker", "MismatchError", "Tokenizing", "loader"]
+
+log = logging.getLogger("headgate.tokenizing")
+
+THREADS = 1
+QUEUE = 64
+"""Jobs that no thread has begun; a full queue is some 50 ms behind with warm prompts."""
+DEADLINE_S = 0.2
+"""A choice that knows less is better than one that is made so much later: about as long as the
+prompt of a few thousand tokens takes that is computed once more in the wrong place."""
+CLOSE_S = 1.0
+
+Callback = Callable[["array[int] | None"], None]
+Loader = Callable[[], "Maker"]
+
+
+class Maker(Protocol):
+    """What `engines.tokens.prompt.PromptTokens` is to this file."""
+
+    def ids(self, path: str, body: bytes) -> array[int] | None:
+        """The ids, None if not known; from any thread, never raising."""
+
+
+class MismatchError(Exception):
+    """The ids made here are not those that an engine makes."""
+
+
+def loader(folder: Path, *, chat_template: str = "", samples: Sequence[Sample] = ()) -> Loader:
+    """Loads a model's tokenizer when called; until then tokenizers and jinja2 are not imported.
+
+    `chat_template`: a file. What is loaded must make the ids of `samples`, or MismatchError.
+    """
+
+    def load() -> Maker:
+        # Else tokenizers hands each text to a thread per core of its own and waits for them. It
+        # reads this variable at each call.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        from engines.tokens.prompt import PromptTokens
+
+        template = Path(chat_template).read_text("utf-8") if chat_template else None
+        maker = PromptTokens.load(folder, template=template)
+        for sample in samples:
+            ids = maker.ids(sample.path, sample.body)
+            if ids is not None and ids.tobytes() != sample.ids:
+                raise MismatchError(
+                    f"{folder} makes other token ids than the engine of a request to {sample.path}"
+                    f" ({len(ids)} and {len(sample.ids) // 4}); is it the engine's model, and "
+                    "`chat_template` the engine's --chat-template?"
+                )
+        return maker
+
+    return load
+
+
+class Job:
+    """One prompt on its way."""
+
+    __slots__ = ("body", "callback", "due_s", "ids", "is_made", "maker", "path")
+
+    def __init__(
+        self, maker: Maker, path: str, body: bytes, callback: Callback, due_s: float
+    ) -> None:
+        self.maker = maker
+        self.path = path
+        self.body = body
+        self.callback: Callback | None = callback
+        """None: nobody waits any more."""
+        self.due_s = due_s
+        self.ids: array[int] | None = None
+        self.is_made = False
+        """By the thread: `ids` is the answer."""
+
+    def cancel(self) -> None:
+        """Nobody waits for it: its callback will not be called."""
+        self.callback = None
+
+
+class Tokenizing:
+    """Ids for some models, by name. Until a model is loaded, and if it cannot be: None.
+
+    `count(how)` is called for each job that was not cancelled: known, unknown, late, full (too many
+    wait), unloaded.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        count: Callable[[str], None] = lambda how: None,
+        *,
+        threads: int = THREADS,
+        queue: int = QUEUE,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        self._loop = loop
+        self._count = count
+        self._limit = queue
+        self._deadline_s = deadline_s
+        self._makers: dict[str, Maker] = {}
+        self._wanted: dict[str, Loader] = {}
+        self._waiting: deque[Job] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._queue: SimpleQueue[Job | Callable[[], None] | None] = SimpleQueue()
+        self._threads = [
+            Thread(target=self._run, name=f"tokenizing-{index}", daemon=True)
+            for index in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def loaded(self) -> frozenset[str]:
+        """Names of models whose ids can be made."""
+        return frozenset(self._makers)
+
+    def load(self, name: str, load: Loader) -> None:
+        """Make the ids of a model's prompts from when it is loaded. Again: by another loader."""
+        self._makers.pop(name, None)
+        self._wanted[name] = load
+        self._queue.put(self._loading(name, load))
+
+    def forget(self, name: str) -> None:
+        """No longer."""
+        self._makers.pop(name, None)
+        self._wanted.pop(name, None)
+
+    def submit(self, model: str, path: str, body: bytes, callback: Callback) -> Job | None:
+        """Give the callback the ids of a prompt, or None; None: it has been given None already."""
+        maker = self._makers.get(model)
+        if maker is None or self._closed or self._queue.qsize() >= self._limit:
+            self._count("full" if maker and not self._closed else "unloaded")
+            callback(None)
+            return None
+        job = Job(maker, path, body, callback, self._loop.time() + self._deadline_s)
+        while self._waiting and self._waiting[0].callback is None:
+            self._waiting.popleft()
+        self._waiting.append(job)
+        if self._timer is None:
+            self._timer = self._loop.call_at(job.due_s, self._look)
+        self._queue.put(job)
+        return job
+
+    def close(self) -> None:
+        """End the threads; who still waits gets None. Takes no longer than one prompt."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for job in self._waiting:
+            self._end(job, "late", None)
+        self._waiting.clear()
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join(CLOSE_S)
+
+    def _look(self) -> None:
+        """Let go of the jobs that are due; look again when the next one is."""
+        self._timer = None
+        now_s = self._loop.time()
+        while self._waiting:
+            job = self._waiting[0]
+            if job.callback is not None and job.due_s > now_s:
+                self._timer = self._loop.call_at(job.due_s, self._look)
+                return
+            self._waiting.popleft()
+            if job.is_made:
+                self._deliver(job)  # the loop was late, not the thread
+            else:
+                self._end(job, "late", None)
+
+    def _deliver(self, job: Job) -> None:
+        self._end(job, "unknown" if job.ids is None else "known", job.ids)
+
+    def _end(self, job: Job, how: str, ids: array[int] | None) -> None:
+        callback = job.callback
+        if callback is not None:
+            job.callback = None
+            self._count(how)
+            callback(ids)
+
+    def _loaded(self, name: str, load: Loader, maker: Maker) -> None:
+        if self._wanted.get(name) is load:
+            self._makers[name] = maker
+            log.info("token ids for %s are made here", name)
+
+    # -- in the threads
+
+    def _run(self) -> None:
+        while True:
+            job = self._queue.get()
+            if job is None:
+                return
+            if not isinstance(job, Job):
+                job()
+            elif job.callback is not None:
+                try:
+                    job.ids = job.maker.ids(job.path, job.body)
+                except Exception:  # a bug, and the thread is still needed
+                    log.exception("making token ids failed")
+                job.is_made = True
+                try:
+                    self._loop.call_soon_threadsafe(self._deliver, job)
+                except RuntimeError:  # the loop is closed: nobody is there to wait
+                    return
+            del job
+
+    def _loading(self, name: str, load: Loader) -> Callable[[], None]:
+        def run() -> None:
+            try:
+                maker = load()
+            except Exception as error:  # a folder may be broken in any way; requests go on without
+                log.error("no token ids for %s: %s", name, error)
+                return
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._loaded, name, load, maker)
+
+        return run
