@@ -294,7 +294,7 @@ def keys_digest() -> None:
     multiple=True,
     default=(8000,),
     show_default=True,
-    help="Of the first; the next ones follow. 0: any. Or one for each.",
+    help="Of the first engine, the next ones count up; or repeat it, one for each. 0: any.",
 )
 @click.option(
     "--replicas",

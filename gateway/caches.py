@@ -107,12 +107,18 @@ class Caches:
             self._assumed.cache(slot).clear()
 
     def follow(self, member: Member, source: KvSource) -> None:
-        """Take the engine's own word from here on. ValueError: no such address."""
+        """Take the engine's own word from here on. ValueError: no such address.
+
+        Again: dials anew if there is no connection.
+        """
         cache = self._caches[member.slot]
         before = cache.subscription
         if before is not None:
             if before.source != source:
                 before.restart(f"moved to {source.endpoint}", source)
+            elif before.is_cut_off:
+                # ZeroMQ never dials again where once something answered that was no publisher.
+                before.restart(before.reason)
             return
         # An endpoint holds one base model, so the model's name need not tell blocks apart.
         events = KvEvents("", ReportedCache(self._index, member.slot))

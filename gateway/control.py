@@ -307,8 +307,10 @@ class Control:
                 except FleetError as error:
                     log.error("reload: engine %s keeps its labels: %s", member.name, error)
                     continue
-                member.engine = engine
+                before, member.engine = member.engine, engine
                 self.prober.refit(member)
+                if (before.profile, before.kv_events) != (engine.profile, engine.kv_events):
+                    self.prober.relearn(member)
                 continue
             self.remove(member)
             if engine is not None:

@@ -87,6 +87,8 @@ def ask(admin: str, token: str, question: Question) -> dict[str, Any]:
         raise ExplainError(f"{admin} answers {status}, and no JSON: is it a gateway?") from None
     if status != 200:
         what = answer.get("error", {}).get("message", text) if isinstance(answer, dict) else text
+        if status == 401:
+            what = "Missing or wrong admin token; give the gateway's own file with --config"
         raise ExplainError(f"{admin} answers {status}: {what}")
     found: dict[str, Any] = answer
     return found
@@ -102,6 +104,8 @@ def table(answer: dict[str, Any]) -> str:
     if refused:
         status = f"{refused['status']}, " if "status" in refused else ""
         lines += ["", f"refused: {status}{refused['reason']}: {refused['message']}"]
+    elif "waits_s" in answer:
+        lines += ["", f"It waits for an engine with room, {answer['waits_s']:g} s at most."]
     else:
         lines += ["", f"It goes to {answer['endpoint']}."]
     return "\n".join(lines).lstrip("\n")
@@ -118,6 +122,8 @@ def _summary(answer: dict[str, Any]) -> list[str]:
     ]
     if answer["session"]:
         lines.append(f"session: {SESSIONS[answer['session']]}")
+    if "price" in answer["terms"]:
+        lines.append("cost: own x (1 + price), and the other terms")
     if answer["is_adapter"]:
         lines.append("a LoRA adapter: adapter is what loading it costs")
     if answer["labels"]:

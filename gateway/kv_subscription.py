@@ -80,6 +80,7 @@ class KvSubscription:
         self._lost = "not connected yet"
         self._deaf = False
         """Lost although connected: the next live batch is the way back."""
+        self._closed = False
         self._verifying: tuple[int, int] | None = None
         """The next batch and the live ones so far, when a replay was asked for to see."""
         self._progress: tuple[float, float, int] | None = None
@@ -92,6 +93,11 @@ class KvSubscription:
     def is_lost(self) -> bool:
         """Nothing is known of what the engine holds."""
         return self.state is KvState.LOST
+
+    @property
+    def is_cut_off(self) -> bool:
+        """There is no connection."""
+        return bool(self._lost) and not self._deaf
 
     @property
     def n_gaps(self) -> int:
@@ -129,8 +135,10 @@ class KvSubscription:
     def restart(self, why: str, source: KvSource | None = None) -> None:
         """The endpoint is another (a new generation, perhaps elsewhere): begin from nothing.
 
-        ValueError: no such address; it stays lost then.
+        ValueError: no such address; it stays lost then. Closed: no effect.
         """
+        if self._closed:
+            return
         self._close_sockets()
         if source is not None:
             self.source = source
@@ -140,6 +148,7 @@ class KvSubscription:
 
     def close(self) -> None:
         """Stop, and forget what was known."""
+        self._closed = True
         self._close_sockets()
         self._on_change = lambda _: None
         self._lose("closed")

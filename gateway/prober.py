@@ -137,6 +137,11 @@ class Prober:
             member.slot, labels=member.labels, max_in_flight=member.engine.max_in_flight
         )
 
+    def relearn(self, member: Member) -> None:
+        """Its profile, or where its KV events are, have changed: nothing is known of its cache."""
+        self._following.forget(member)
+        self._caches.open(member, PROFILES[member.engine.profile])
+
     async def close(self) -> None:
         """Stop everything."""
         tasks = [self._ticker, *(w.task for w in self.watches.values() if w.task is not None)]

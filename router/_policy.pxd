@@ -20,7 +20,7 @@ cdef struct Ask:
     const int32_t* depths   # by slot: leading blocks of the prompt that it holds; NULL: not known
     double block_tokens     # tokens per block
     double pressure         # 0..1: share of the endpoints' time that prompts take
-    const double* effort    # by slot: prompt work lately put on it; NULL: not known
+    const double* effort    # by slot: prompt work lately put on it from here; NULL: not known
     double effort_share     # times this: its share of that slot's time
     double hit_ratio        # 0..1: of prompt tokens lately
     double doubt            # 0..1: how far two costs may differ and still count as equal
@@ -88,7 +88,7 @@ cdef inline uint64_t rank(Table table, uint64_t key, int slot) noexcept nogil:
         pair[1] = <uint64_t>slot + 1
     return root_of(pair, sizeof(pair))
 
-# Share of this slot's time that prompts have lately taken.
+# Share of this slot's time that prompts from here have lately taken.
 cdef inline double prompt_share(const Ask* ask, int slot) noexcept nogil:
     return 0 if ask.effort == NULL else ask.effort[slot] * ask.effort_share
 

@@ -95,13 +95,14 @@ cdef class Policy:
         """What `choose` would weigh, by slot: {"may_take": bool, "why_not": str (empty: it may),
         "cost": float, term: float}. Terms whose names end in _s are seconds."""
         cdef Question question = Question(table, slots, tried, ask)
-        self.prepare(table, &question.ask)
         return {entry.pop("slot"): entry for entry in self.explained(table, &question.ask)}
 
     cdef list explained(self, Table table, const Ask* ask):
         cdef double[MAX_TERMS] terms
         cdef int index, slot, why
         found = []
+        # Where no endpoint has room, `pick` was not asked.
+        self.prepare(table, ask)
         for index in range(ask.n_slots):
             slot = ask.slots[index]
             memset(terms, 0, sizeof(terms))

@@ -64,7 +64,9 @@ cdef class Router:
         if self.reads_prompts:
             ask.pressure = scale * demand.pressure(ask.n_slots, ask.now_s)
             ask.effort = self.effort.seconds
-            ask.effort_share = scale * self.effort.share_of(ask.now_s)
+            # Not times `scale`: others put theirs elsewhere, and guesses at where cost more than
+            # they bring (measured with four gateways).
+            ask.effort_share = self.effort.share_of(ask.now_s)
             ask.hit_ratio = demand.hit_ratio()
         if ask.adapter and self.adapters is not None:
             self.adapters.price(self.table, ask.adapter, slots, n_slots, ask.now_s, self.load_s)

@@ -4,7 +4,7 @@
     there --idle_s, another endpoint in its slot, or more sessions than there is room for--> unknown
 
 Bounded: 64 Ki sessions in 512 KiB of shared memory that every worker writes; see router._marks.
-What is not known here has a place all the same: `ranked`, the same in every gateway.
+What is not known here has a place all the same, by `rank`: the same in every gateway.
 """
 
 from libc.stdint cimport uint64_t

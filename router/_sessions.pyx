@@ -3,7 +3,7 @@
 from libc.stdint cimport int32_t, uint64_t
 
 from router._marks cimport age_s, mark_of, put, value_of
-from router._policy cimport FULL, MAY, Ask, bar, rank
+from router._policy cimport FULL, MAY, OVERLOADED, PROMISED, Ask, bar, rank
 from router._table cimport Table
 
 cdef enum:
@@ -79,9 +79,9 @@ cdef int bound(Table table, const Ask* ask) noexcept nogil:
     cdef int index, why, best = -1
     cdef uint64_t highest = 0, found
     if ask.home >= 0 and has(ask.slots, ask.n_slots, ask.home):
-        # A full one is up: the session waits for it, or is refused.
+        # One that has no room is up: the session waits for it, or is refused.
         why = bar(table, ask, ask.home)
-        if why == MAY or why == FULL:
+        if why == MAY or why == FULL or why == OVERLOADED or why == PROMISED:
             return ask.home
     for index in range(ask.n_slots):
         if bar(table, ask, ask.slots[index]) == MAY:

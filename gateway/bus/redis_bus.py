@@ -110,7 +110,7 @@ class RedisBus:
                 wait_s = BACKOFF_S
                 log.warning("bus: %s is away: %s; each gateway goes by itself", where, why)
             elif why != self.state.why:
-                log.warning("bus: %s cannot be used: %s", where, why)
+                log.warning("bus: each gateway goes by itself: %s cannot be used: %s", where, why)
             self.state.lose(time.monotonic(), why)
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
             wait_s = min(2 * wait_s, BACKOFF_MAX_S)

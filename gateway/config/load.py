@@ -94,9 +94,13 @@ def _from_environment(env: Mapping[str, str]) -> list[tuple[str, str, Any]]:
             # Kubernetes sets HEADGATE_PORT=tcp://... in every pod beside a Service "headgate".
             if not (name.endswith("_PORT") and env[name].startswith("tcp://")):
                 found.append((name, ENVIRONMENT[name], env[name]))
-        elif "__" in name:
-            found.append((name, name.removeprefix(PREFIX).lower().replace("__", "."), env[name]))
+        elif "__" in name or _path_of(name) in Config.__struct_fields__:
+            found.append((name, _path_of(name), env[name]))
     return found
+
+
+def _path_of(name: str) -> str:
+    return name.removeprefix(PREFIX).lower().replace("__", ".")
 
 
 def _mistyped(env: Mapping[str, str]) -> list[str]:
@@ -105,7 +109,7 @@ def _mistyped(env: Mapping[str, str]) -> list[str]:
     for name in sorted(env):
         if name.startswith(PREFIX) and name not in ENVIRONMENT and "__" not in name:
             near = get_close_matches(name, [*ENVIRONMENT, *OURS], n=1, cutoff=0.85)
-            if near and name not in OURS:
+            if near and name not in OURS and _path_of(name) not in Config.__struct_fields__:
                 found.append(f"{name}: unknown variable; did you mean {near[0]}?")
     return found
 

@@ -93,7 +93,10 @@ class Reader:
         try:
             value = msgspec.convert(data, wanted)
         except msgspec.ValidationError:
-            self._wrong(path, _describe(wanted).removeprefix("expected "), data)
+            if isinstance(data, int | float) and _is_free_text(wanted):  # YAML read it so
+                self._wrong(path, "text in quotes", data)
+            else:
+                self._wrong(path, _describe(wanted).removeprefix("expected "), data)
             return None
         if isinstance(value, float) and value - value != 0:
             self._wrong(path, "a finite number", data)
@@ -128,6 +131,10 @@ def takes_text(wanted: Any) -> bool:
     if get_origin(base) is Annotated:
         base = get_args(base)[0]
     return base in (str, Secret) or get_origin(base) is Literal
+
+
+def _is_free_text(wanted: Any) -> bool:
+    return takes_text(wanted) and not any(get_origin(one) is Literal for one in _options(wanted))
 
 
 def _options(wanted: Any) -> tuple[Any, ...]:

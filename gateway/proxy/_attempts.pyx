@@ -98,6 +98,8 @@ cdef class Attempts:
         cdef int index, slot
         for index in range(self.ask.n_slots):
             slot = self.ask.slots[index]
+            if self.ask.is_bound and self.ask.home >= 0 and slot != self.ask.home:
+                continue        # it waits for its session's endpoint alone
             if was_tried(&self.ask, slot) or (
                     self.ask.labels & ~self.plane.table.rows[slot].labels):
                 continue
@@ -119,6 +121,7 @@ cdef class Attempts:
     cdef int again(self, Request request, int cause, Pool pool, double now_s) except? -9:
         cdef int slot, verdict
         self.fresh = False
+        self.ask.now_s = now_s
         if cause in DEATHS:
             self.deaths += 1
         verdict = retry.decide(cause, refreshed=self.refreshed, redispatched=self.redispatched,

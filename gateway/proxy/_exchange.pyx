@@ -108,12 +108,12 @@ cdef class Exchange(Sink):
 
     cdef int _make_ids(self) except -1:
         self.stage = Stage.HELD
-        self.account.leave()
-        # Whatever the answer, `_on_ids` is called: perhaps before this returns.
         self.job = make_ids(self.plane, self.request, self._on_ids)
-        return 0
+        return self._route() if self.job is None else 0
 
     def _on_ids(self, ids):
+        if self.job is None:
+            return              # None at once: `_make_ids` goes on
         self.job = None
         self.account.enter()
         try:
@@ -121,6 +121,8 @@ cdef class Exchange(Sink):
                 self.request.take_ids(ids)
                 self.attempts.ask.n_tokens = self.request.prompt.n_tokens
             self._route()
+            if self.account.is_open:
+                self.account.leave()
         except Exception as error:
             self.on_error(error)
 
@@ -232,7 +234,7 @@ cdef class Exchange(Sink):
         what = f"the model '{name}'" if name else "this path"
         text = f"{self.attempts.ask.n_slots} known for {what}, none of them ready"
         labels = self.plane.label_texts(self.request.course.labels | self.request.key_labels)
-        return f"{text} and labelled {', '.join(labels)}" if labels else text
+        return f"{text} and with {' and '.join(labels)}" if labels else text
 
     cdef int _dispatch(self, int slot) except -1:
         cdef Upstream upstream

@@ -10,7 +10,7 @@ from gateway.proxy._asking cimport make_ids
 from gateway.proxy._attempts cimport Attempts
 from gateway.proxy._plane cimport Plane, now_s
 from gateway.proxy._request cimport Request
-from router._policy cimport hit_tokens
+from router._policy cimport BUSY, hit_tokens
 
 cdef enum:
     # Candidates in the header: the cheapest; a head has its limits.
@@ -111,6 +111,7 @@ cdef dict read(Plane plane, Request request, bytes head, bytes body, str key):
 cdef dict explained(Plane plane, Request request, ids):
     cdef Attempts attempts = Attempts(plane)
     cdef int slot
+    cdef double patience_s
     cdef unsigned int turn
     cdef unsigned long long drawn
     if ids is not None:
@@ -149,7 +150,13 @@ cdef dict explained(Plane plane, Request request, ids):
             **entry,
         })
     if slot < 0:
-        found["refused"] = refusal(Reason.NO_ENDPOINT, ("none of the candidates may take it",))
+        patience_s = plane.patience_s(slot, request.priority, request.body_size)
+        if patience_s > 0:
+            found["waits_s"] = patience_s
+        elif slot == BUSY:
+            found["refused"] = refusal(Reason.HOLD_FULL, (f"{plane.waiting.n} requests wait",))
+        else:
+            found["refused"] = refusal(Reason.NO_ENDPOINT, ("no endpoint may have it",))
     return found
 
 

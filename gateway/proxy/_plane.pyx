@@ -365,7 +365,7 @@ cdef class Plane:
         for text, bit in self.steering.bits.items():
             if labels & bit:
                 found.append(text.decode())
-        return found + (["one that no engine has"] if labels & NOBODY else [])
+        return found + (["a label that no engine has"] if labels & NOBODY else [])
 
     cdef bytes new_request_id(self):
         cdef Py_ssize_t before = PyBytes_GET_SIZE(self.id_prefix)

@@ -64,6 +64,28 @@ cdef void sink(list heap, Waiter waiter) noexcept:
     put(heap, at, waiter)
 
 
+cdef inline bint moves_before(Line one, Line other) noexcept:
+    """By who is first there; what has become empty goes first, to be dropped."""
+    if not one.heap or not other.heap:
+        return not one.heap
+    return is_before(<Waiter>one.heap[0], <Waiter>other.heap[0])
+
+
+cdef void settle(list lines, Py_ssize_t at) noexcept:
+    """Of a heap of lines: put this one in order with those below it."""
+    cdef Line line = <Line>lines[at]
+    cdef Py_ssize_t below, n = len(lines)
+    while True:
+        below = 2 * at + 1
+        if below + 1 < n and moves_before(<Line>lines[below + 1], <Line>lines[below]):
+            below += 1
+        if below >= n or not moves_before(<Line>lines[below], line):
+            break
+        lines[at] = lines[below]
+        at = below
+    lines[at] = line
+
+
 cdef class Waiting:
     """`limit` says how many may wait; without it nobody may."""
 
@@ -139,23 +161,30 @@ cdef class Waiting:
 
     cdef int turn(self, double now_s, int64_t priority) except -1:
         cdef list moving
-        cdef Line line, best
+        cdef Line best
+        cdef Py_ssize_t at
+        cdef bint goes_on
         if self.turning:
             return 0        # who is let go may end at once, and free its place
         self.turning = True
         try:
+            # A heap of lines: where sessions are bound there may be as many as requests.
             moving = list(self.lines.values())
-            while True:
-                best = None
-                for line in moving:
-                    if line.heap and (
-                            best is None
-                            or is_before(<Waiter>line.heap[0], <Waiter>best.heap[0])):
-                        best = line
-                if best is None or (<Waiter>best.heap[0]).priority > priority:
-                    break
-                if not (<Waiter>best.heap[0]).admit(now_s):
-                    moving.remove(best)
+            for at in range(len(moving) // 2 - 1, -1, -1):
+                settle(moving, at)
+            while moving:
+                best = <Line>moving[0]
+                goes_on = False
+                if best.heap:
+                    if (<Waiter>best.heap[0]).priority > priority:
+                        break
+                    goes_on = (<Waiter>best.heap[0]).admit(now_s) and len(best.heap) > 0
+                if not goes_on:
+                    best = <Line>moving.pop()
+                    if not moving:
+                        break
+                    moving[0] = best
+                settle(moving, 0)
         finally:
             self.turning = False
         return 0

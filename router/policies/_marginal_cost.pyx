@@ -13,12 +13,12 @@ All terms are seconds. For endpoint i, with h_i cached of n prompt tokens:
 
 theta is the price of a second of compute put on i: each of the B_i running there stands still for
 it (kB), and stays the longer to meet the prompts that come meanwhile, which take r_i of i's time
-and go before its tokens: a stall of one second ends up as 1 / (1 - r_i); the busier the endpoints
-are (rho), the longer it makes those wait that come later (kR, the externality of an M/G/1 queue);
-and it fills a full cache with blocks that push out others, which would have been asked for again
-with odds h / (1 - h) (kM). rho is known of what has come, not of what comes: it counts as
-at least a half, so that equal prompts of a burst, which finds all idle, meet instead of being
-computed everywhere. So a cache hit is worth the more, the busier the fleet is.
+(of those from here) and go before its tokens: a second ends up as 1 / (1 - r_i); the busier the
+endpoints are (rho), the longer it makes those wait that come later (kR, the externality of an
+M/G/1 queue); and it fills a full cache with blocks that push out others, which would have been
+asked for again with odds h / (1 - h) (kM). rho is known of what has come, not of what comes: it
+counts as at least a half, so that equal prompts of a burst, which finds all idle, meet instead of
+being computed everywhere. So a cache hit is worth the more, the busier the fleet is.
 """
 
 from router._policy cimport Ask, Policy, hit_tokens, prompt_share

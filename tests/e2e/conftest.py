@@ -296,9 +296,9 @@ def request(
 class House:
     """A worker that serves, as its control process sees it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, workers: int = 1) -> None:
         self.loop = loop
-        self.shared = Shared.create(1)
+        self.shared = Shared.create(workers)
         self.engines: list[Any] = []
         self.wires: list[Wire] = []
         self.access: list[dict[str, Any]] = []
@@ -512,7 +512,7 @@ def play_fixture() -> Iterable[Callable[..., Any]]:
 
     Further keywords: `models` (name -> slots), `aliases` (name -> {model: weight}), `keys` (key ->
     Key fields), `endpoints` (slot -> Endpoint fields), `listen_tls`, `engine_tls`, `complete`,
-    `log_errors` (how many are expected).
+    `log_errors` (how many are expected), `workers` (that the memory has room for; one runs).
     """
     thresholds = gc.get_threshold()
 
@@ -530,7 +530,7 @@ async def _play(scene: Scene, engines: tuple[Any, ...], options: dict[str, Any])
     loop.set_exception_handler(lambda _, context: unseen.append(context))
     watchman = Watchman()
     logging.getLogger("headgate").addHandler(watchman)
-    house = House(loop)
+    house = House(loop, options.pop("workers", 1))
     house.client_tls = options.pop("client_tls", None)
     expected = options.pop("log_errors", 0)
     try:

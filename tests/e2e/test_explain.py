@@ -89,7 +89,7 @@ def test_plain_prompts_and_refusals(product, tmp_path):
         # What was configured for a key holds, without the key itself.
         mine = await answer(tmp_path, house.admin, "Once", "--key", "team")
         assert {one["why_not"] for one in mine["candidates"]} == {"lacks a label"}
-        assert mine["labels"] == ["one that no engine has"]
+        assert mine["labels"] == ["a label that no engine has"]
         assert mine["refused"]["reason"] == "no_endpoint"
         stranger = await answer(tmp_path, house.admin, "Once", "--key", "nobody")
         assert stranger["refused"]["reason"] == "unauthorized"

@@ -2,12 +2,18 @@
 
 import asyncio
 import contextlib
+import json
+import time
+from array import array
 
 import pytest
 
 from gateway._shared import Count, ModelWord
 from gateway.messages import Drain, Model
-from router import State
+from gateway.proxy._explain import explain
+from router import State, make_policy
+from router._demand import Demand
+from router._router import Router
 from tests.e2e.conftest import CLOSE, Script, chat, request
 
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
@@ -16,6 +22,7 @@ STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encodi
 EVENT = b'data: {"choices":[{"text":"a"}]}\n\n'
 CHUNK = b"%x\r\n%b\r\n" % (len(EVENT), EVENT)
 END = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Gated(Script):
@@ -338,6 +345,51 @@ def test_what_another_worker_frees_is_found_by_the_tick(play):
         await line.finish(0)
 
     play(scene, engine)
+
+
+def test_who_waits_for_its_session_keeps_no_other_endpoint_free(play):
+    engines = Gated(), Gated()
+
+    async def scene(house):
+        table = house.shared.table
+        session = (("X-Session-ID", "s"),)
+        wire = await house.dial(request("POST", "/v1/chat/completions", chat(), session))
+        await house.until(lambda: engines[0].asked or engines[1].asked)
+        home = 0 if engines[0].asked else 1
+        engines[home].let()
+        assert (await wire.answer()).status == 200
+        full_at_one(house, home)
+        table.set_work(1, home, (1, 0, 0.0, 0.0, 0.0, 0, 0))
+        line = Line(house, engines[home])
+        await line.come(0, session)
+        assert held(house) == 1
+        ticks = house.count(Count.TICKS)
+        await house.until(lambda: house.count(Count.TICKS) >= ticks + 2)
+        router = Router(table, 1, make_policy("round-robin", 1), None)
+        now_s = time.monotonic()
+        later = {"minds_others": True, "since_s": now_s + 1.0}
+        sent = router.send(Demand(), range(2), array("Q"), 9.0, 0.0, now_s, **later)
+        assert sent is not None
+        assert sent.slot == 1 - home
+        sent.release(now_s)
+        table.set_work(1, home, (0, 0, 0.0, 0.0, 0.0, 0, 0))
+        await line.finish(0)
+
+    play(scene, *engines, affinity_mode="hard", workers=2)
+
+
+def test_costs_are_told_while_none_has_room(play):
+    async def scene(house):
+        full_at_one(house)
+        house.shared.table.set_work(1, 0, (1, 0, 0.0, 0.0, 0.0, 0, 0))
+        found = []
+        explain(house.worker.plane, HEAD, json.dumps(chat()).encode(), "", found.append)
+        (candidate,) = found[0]["candidates"]
+        assert candidate["why_not"] == "full"
+        # The least that the others' waiting costs, and not what the last request's was.
+        assert candidate["price"] > 1
+
+    play(scene, Gated(), hold_wait_s=2.0)
 
 
 def test_a_new_fleet_is_where_those_that_wait_may_go(play):

@@ -85,7 +85,7 @@ def test_rolling_restart(product, kind):
 
 def test_sigterm_cuts_no_stream(product):
     async def scene(house, engines):
-        streams = [asyncio.create_task(stream(house.client, 300)) for _ in range(200)]
+        streams = [asyncio.create_task(stream(house.client, 120)) for _ in range(200)]
         await until(lambda: sum(engine.state()["requests_seen"] for engine in engines) >= 200)
         assert running(engines) > 20
         house.process.send_signal(signal.SIGTERM)

@@ -145,7 +145,7 @@ def test_labels(steer, chat, case):
         if allowed is None:
             answer = await asked(house, chat, *headers, key=key)
             assert (answer.status, answer.reason) == (503, "no_endpoint")
-            assert "labelled" in answer.json["error"]["message"]
+            assert " and with " in answer.json["error"]["message"]
             return
         used = {went(await asked(house, chat, *headers, key=key)) for _ in range(9)}
         assert used == allowed

@@ -278,6 +278,36 @@ def test_who_leaves_while_ids_are_made_is_cancelled_at_once(play, script):
     assert len(engine.asked) == 1
 
 
+def test_who_leaves_after_a_refusal_is_cancelled_too(play, script):
+    """The first request is refused as soon as its body is there, the next one's ids are made."""
+    engine = script([OK])
+
+    async def scene(house, slow):
+        models = [
+            Model("sim", 0, [0], tokenizer="sim", block_tokens=BLOCK_TOKENS),
+            Model("other", 1, [0], tokenizer="other", block_tokens=BLOCK_TOKENS),
+        ]
+        house.tell(models=models)
+        house.state(0, State.OPEN)
+        await house.until(lambda: len(house.fleet.models) == 2)
+        refused = request("POST", "/v1/completions", {**PROMPT, "model": "other"})
+        head, end, body = refused.partition(b"\r\n\r\n")
+        wire = await house.dial(head + end)
+        await asyncio.sleep(0.05)
+        wire.write(body + request("POST", "/v1/completions", PROMPT))
+        assert (await wire.answer()).status == 503
+        await house.until(lambda: house.count(Count.ACCEPTED) == 2)
+        wire.close()
+        await house.until(lambda: house.count(Count.CANCELLED) == 1)
+        slow.gate.set()
+        house.state(0, State.READY)
+        assert (await house.ask(path="/v1/completions", body=PROMPT)).status == 200
+        assert house.count(Count.IDS_KNOWN) == 1
+
+    play(with_slow_ids(scene, 20.0), engine)
+    assert len(engine.asked) == 1
+
+
 def test_the_grace_ends_while_ids_are_made(play, script):
     engine = script([OK])
 

@@ -1,11 +1,14 @@
 """What the control process assumes of caches, and learns of engines, in a real table and index."""
 
+import asyncio
 import logging
 import struct
 from array import array
 
 import pytest
+import zmq
 
+from engines.kv_sources import KvSource
 from engines.profile import profile_named
 from gateway.caches import TEXT_BLOCK_TOKENS, UNKNOWN_TOKENS, Caches
 from gateway.config import Engine
@@ -124,3 +127,40 @@ def test_a_report_that_is_cut_off_is_logged(caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level(logging.ERROR):
         house.caches.on_sent(Sent(bytes(12)))
     assert "cut off" in caplog.text
+
+
+def test_events_are_found_again_where_something_else_had_answered() -> None:
+    async def run() -> None:
+        house, answered = House(), asyncio.Event()
+
+        async def nonsense(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            # A greeting of ZeroMQ's, and then nothing that makes sense.
+            greeting = b"\xff" + 8 * b"\0" + b"\x7f\3\0" + b"NULL".ljust(20, b"\0") + 32 * b"\0"
+            writer.write(greeting + 64 * b"\0")
+            writer.close()
+            answered.set()
+
+        server = await asyncio.start_server(nonsense, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        source = KvSource(f"tcp://127.0.0.1:{port}", "")
+        context = zmq.Context()
+        try:
+            async with asyncio.timeout(20):
+                house.caches.follow(house.members[0], source)
+                await answered.wait()
+                await asyncio.sleep(0.3)
+                server.close()
+                await server.wait_closed()
+                publisher = context.socket(zmq.PUB)
+                publisher.bind(source.endpoint)
+                await asyncio.sleep(0.3)
+                house.caches.follow(house.members[0], source)
+                subscription = house.caches.subscription(0)
+                assert subscription is not None
+                while subscription.is_lost:  # noqa: ASYNC110  (nothing tells of it)
+                    await asyncio.sleep(0.01)
+        finally:
+            house.caches.stop()
+            context.destroy(linger=0)
+
+    asyncio.run(run())

@@ -436,6 +436,22 @@ async def test_closing_leaves_nothing(house):
         house.subscriber.add("x", KvSource("tcp://nowhere"), house.events)
 
 
+@in_house()
+async def test_what_is_closed_does_not_begin_again(house):
+    await house.connected()
+    house.publisher.publish(stored(1))
+    await house.until(KvState.LIVE, 1)
+    house.publisher.publish(stored(2), lost=True)
+    for at_s in (0, 11):
+        house.subscription.on_progress(10000.0 * at_s, at_s)
+    connects = house.subscription.n_connects
+    house.subscriber.remove(house.subscription)
+    house.subscription.restart("batches are published but do not arrive")
+    await asyncio.sleep(0.3)
+    assert house.subscription.n_connects == connects
+    assert house.events.cache.keys() == set()
+
+
 def test_a_message_that_nobody_can_take_does_not_stop_the_rest(caplog):
     taken = []
 

@@ -119,6 +119,21 @@ def test_a_hard_session_waits_for_its_full_endpoint() -> None:
     assert gateway.went(1, hard=True) == home
 
 
+def test_a_hard_session_stays_where_others_would_be_kept_away() -> None:
+    gateway = Gateway(workers=2)
+    home = gateway.went(1, hard=True)
+    assert home is not None
+    gateway.table.set_row(home, overloaded=True)
+    assert gateway.went(1, hard=True) == home
+    gateway.table.set_row(home, overloaded=False)
+    # A request waits for it in the other worker since before this one came.
+    gateway.table.set_held(1, home, 100.0, 50.0, 0)
+    ask = {"session": SPREAD, "is_bound": True, "minds_others": True, "since_s": 99.0}
+    router, slots = gateway.routers[0], range(N_SLOTS)
+    assert router.send(gateway.demand, slots, array("Q"), 9.0, 0.0, 100.0, **ask) is None
+    assert gateway.went(1, 101.0, hard=True) == home
+
+
 @pytest.mark.parametrize("hard", [False, True])
 def test_a_session_whose_endpoint_dies_moves_once_and_stays(hard: bool) -> None:
     gateway = Gateway()

@@ -70,7 +70,10 @@ class Asked:
 
 def asked_of(path: str, response: httpx.Response) -> Asked:
     assert response.status_code == 200, response.text
-    parts = dict(part.split("=") for part in response.headers["x-headgate-decision"].split())
+    parts = dict(
+        part.split("=")
+        for part in response.headers["x-headgate-decision"].partition(";")[0].split()
+    )
     believed, believed_of = parts["cached-tokens"].split("/")
     answer = response.json()
     (choice,) = answer["choices"]

@@ -322,6 +322,18 @@ def test_a_missing_file(tmp_path):
         load(f"{tmp_path}/none", {})
 
 
+def test_every_key_at_the_top_has_a_variable():
+    assert load(None, {"HEADGATE_CLIENT_LABELS": "true"}).client_labels
+    assert load(None, {"HEADGATE_INDEX_BLOCKS": "4096"}).index_blocks == 4096
+    with pytest.raises(ConfigError, match="HEADGATE_KEYS: expected a list, got 'a'"):
+        load(None, {"HEADGATE_KEYS": "a"})
+
+
+def test_a_number_where_text_belongs_wants_quotes(in_folder):
+    with pytest.raises(ConfigError, match=r"labels.gpu: expected text in quotes, got 4$"):
+        in_folder("engines: [{url: 'http://a', labels: {gpu: 4}}]")
+
+
 def test_everything_wrong_is_told_at_once(in_folder):
     env = {"HEADGATE_WORKERS": "two", "HEADGATE_NO__SUCH": "1"}
     with pytest.raises(ConfigError) as caught:

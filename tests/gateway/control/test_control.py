@@ -10,6 +10,7 @@ import pytest
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
+from engines.profile import PROFILES
 from gateway.config import load
 from gateway.control import Control
 from gateway.listener import open_listeners
@@ -264,6 +265,20 @@ def test_reload_of_an_engine_at_the_same_name_but_another_place(scene, engine_do
         await until(lambda: list(house.control.fleet.members) == ["a"])
         assert house.control.fleet.members["a"].url.port == other.port
         await other.stop()
+
+    scene(play)
+
+
+def test_reload_of_an_engine_with_another_profile(scene, until):
+    async def play(house, engine):
+        table = house.control.shared.table
+        (member,) = house.control.fleet.members.values()
+        house.path.write_text(BASE + f"engines: [{{url: {engine.url}, profile: 70b-h100-tp4}}]\n")
+        os.kill(os.getpid(), signal.SIGHUP)
+        times = PROFILES["70b-h100-tp4"].times
+        await until(lambda: tuple(table.profile(member.slot).values())[:5] == times)
+        assert list(house.control.fleet.members.values()) == [member]
+        assert member.generation == 1
 
     scene(play)
 

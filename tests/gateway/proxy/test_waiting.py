@@ -14,7 +14,7 @@ from hypothesis.stateful import (
 from gateway.proxy._window import Queue
 
 MOST, MOST_BYTES = 8, 100
-WANTS = ("a", "b", "c")
+WANTS = ("a", "b", "c", "d", "e", "f")
 PRIORITIES = st.integers(-2, 2)
 
 
