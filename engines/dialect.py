@@ -92,10 +92,16 @@ def find_route(path: str, extra: tuple[Route, ...] = ()) -> Route | None:
 
 
 def refusal_body(
-    dialect: int, status: int, kind: str, message: str, code: str | None = None
+    dialect: int,
+    status: int,
+    kind: str,
+    message: str,
+    code: str | None = None,
+    field: str | None = None,
 ) -> bytes:
-    """The JSON body of an error answer. `kind` and `code` are OpenAI's `type` and `code`."""
-    return _encode(_error(dialect, status, kind, message, code))
+    """The JSON body of an error answer. `kind`, `code` and `field` are OpenAI's `type`, `code` and
+    `param`."""
+    return _encode(_error(dialect, status, kind, message, code, field))
 
 
 def stream_error(
@@ -118,14 +124,19 @@ def stream_error(
 
 
 def _error(
-    dialect: int, status: int, kind: str, message: str, code: str | None
+    dialect: int,
+    status: int,
+    kind: str,
+    message: str,
+    code: str | None,
+    field: str | None = None,
 ) -> dict[str, object]:
     if dialect == Dialect.MESSAGES:
         name = _MESSAGES_TYPES.get(status, "api_error")
         return {"type": "error", "error": {"type": name, "message": message}}
     if dialect == Dialect.TRITON:
         return {"error": message}
-    error = {"message": message, "type": kind, "param": None, "code": code or status}
+    error = {"message": message, "type": kind, "param": field, "code": code or status}
     return {"error": error}
 
 

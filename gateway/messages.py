@@ -11,6 +11,8 @@ from typing import Annotated
 
 import msgspec
 
+from engines.triton.model import TritonModel
+
 __all__ = [
     "Access",
     "Choice",
@@ -58,7 +60,9 @@ class Endpoint(msgspec.Struct, frozen=True):
     rank: int | None = None
     """Data-parallel rank behind it that requests go to."""
     grpc_port: int = 0
-    """Where it speaks gRPC; 0: nowhere."""
+    """Of a Triton."""
+    triton: dict[str, TritonModel] = {}
+    """Of a Triton: its models that generate text."""
 
 
 class Model(msgspec.Struct, frozen=True):

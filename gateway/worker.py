@@ -30,6 +30,7 @@ from gateway.messages import (
     Condemn,
     Drain,
     Drained,
+    Endpoint,
     Explain,
     Explained,
     Fleet,
@@ -85,7 +86,7 @@ class Worker:
         tls: ssl.SSLContext | None,
         grpc: "Callable[[Plane], GrpcPort] | None" = None,
     ) -> None:
-        self.plane = Plane(loop, shared, index, Pool)
+        self.plane = Plane(loop, shared, index, _make_pool)
         self._loop = loop
         self._listener = listener
         self._tls = tls
@@ -269,6 +270,14 @@ class Worker:
         if len(words) < 2 or not words[1].isdigit():
             raise OSError("the admin listener does not answer")
         return int(words[1]), answer
+
+
+def _make_pool(plane: Plane, endpoint: Endpoint) -> Pool:
+    if endpoint.kind == "triton":
+        from gateway.proxy._triton import TritonPool
+
+        return TritonPool(plane, endpoint)
+    return Pool(plane, endpoint)
 
 
 def _log(settings: Settings) -> tuple[str, str]:

@@ -242,7 +242,6 @@ FORMS = {
     "generate": ("/v2/models/m/generate", {"text_input": TEXT}),
     "stream": ("/v2/models/m/generate_stream", {"text_input": TEXT, "stream": True}),
     "infer": (INFER, {"inputs": [{"name": "text_input", "data": [TEXT]}]}),
-    "completion": ("/v1/completions", {"model": "m", "prompt": TEXT}),
 }
 
 

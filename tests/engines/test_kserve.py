@@ -182,6 +182,7 @@ def test_stream_errors():
 
 def test_config_and_index():
     assert [is_decoupled(config(value)) for value in (True, False)] == [True, False]
+    assert is_decoupled(message((1, message((1, "m"), (15, b"")))))
     entry = {"name": "m", "version": "1", "state": "READY"}
     assert write_index([entry, {"name": "n"}]) == message(
         (1, message((1, "m"), (2, "1"), (3, "READY"))), (1, message((1, "n")))
