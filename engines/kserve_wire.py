@@ -183,11 +183,14 @@ def _parameter(entry: bytes) -> tuple[str, Any]:
 
 
 def is_decoupled(message: bytes) -> bool:
-    """Of a ModelConfigResponse: may the model answer a request with any number of responses?"""
+    """Of a ModelConfigResponse: may the model answer a request with any number of responses? Of an
+    ensemble its steps decide: it is taken for one that may."""
     for number, value in fields(message):
         if number == 1 and isinstance(value, bytes):
-            policy = [v for n, v in fields(value) if n == 19 and isinstance(v, bytes)]
-            return any(n == 1 and v != 0 for one in policy for n, v in fields(one))
+            parts = list(fields(value))
+            policies = [v for n, v in parts if n == 19 and isinstance(v, bytes)]
+            is_ensemble = any(n == 15 for n, _ in parts)
+            return is_ensemble or any(n == 1 and v != 0 for p in policies for n, v in fields(p))
     return False
 
 

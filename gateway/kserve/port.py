@@ -82,12 +82,14 @@ class GrpcPort(grpc.GenericRpcHandler):  # type: ignore[misc]
                 ("grpc.keepalive_permit_without_calls", 1),
             ),
         )
+        self.port = self._listen(address, certificate)
+
+    def _listen(self, address: str, certificate: tuple[str, str] | None) -> int:
         if certificate is None:
-            self._server.add_insecure_port(address)
-        else:
-            key, chain = (Path(name).read_bytes() for name in certificate)
-            credentials = grpc.ssl_server_credentials([(key, chain)])
-            self._server.add_secure_port(address, credentials)
+            return int(self._server.add_insecure_port(address))
+        key, chain = (Path(name).read_bytes() for name in certificate)
+        credentials = grpc.ssl_server_credentials([(key, chain)])
+        return int(self._server.add_secure_port(address, credentials))
 
     async def start(self) -> None:
         """Answer from here on."""

@@ -9,8 +9,8 @@ as long as it lives, and clients keep a stream for hours.
 
 What Triton promises of order on a stream holds here too. The responses of one request come in their
 order. Requests for models that answer each exactly once are answered in the order in which they
-were asked; those of decoupled models as they come. Requests of one sequence (a stateful model's)
-go to one engine, each after the one before it has ended.
+were asked; those of decoupled models, and of ensembles, as they come. Requests of one sequence (a
+stateful model's) go to one engine, each after the one before it has ended.
 
 A request that fails is answered by a response with an `error_message`, and the stream goes on; if
 the client asks for it (`triton_grpc_error: true`), the stream ends with the error's status instead.

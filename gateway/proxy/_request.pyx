@@ -372,6 +372,7 @@ cdef class Request:
             if self.plane.table.rows[slot].state == <int>State.READY and (
                     not labels & ~self.plane.table.rows[slot].labels):
                 self.pinned = slot
+                self.pinned_generation = self.plane.table.rows[slot].generation
                 return 0
         return 0
 
