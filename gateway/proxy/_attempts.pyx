@@ -8,7 +8,7 @@ from gateway._shared cimport Count
 from gateway.proxy._plane cimport Plane
 from gateway.proxy._pool cimport Pool
 from gateway.proxy._request cimport Request
-from router._policy cimport NOBODY, Ask, room, was_tried
+from router._policy cimport NOBODY, Ask, is_claimed, was_tried
 from router._table cimport MAX_TRIED, Load
 
 cdef dict COUNTS = {
@@ -77,8 +77,14 @@ cdef class Attempts:
 
     cdef int look(self, Request request, double now_s) noexcept:
         self._ask(request, now_s)
-        self.ask.shuns_overloaded = False
-        return room(self.plane.table, &self.ask)
+        return self.plane.router.look(&self.ask)
+
+    cdef bint is_behind(self, Request request, int slot) except -1:
+        return (
+            self.plane.waking or is_claimed(self.plane.table, &self.ask, slot)
+            or self.plane.waiting.is_ahead(
+                self.wants(request), self.ask.priority, self.ask.since_s)
+        )
 
     cdef list weigh(self):
         return self.plane.router.policy.explained(self.plane.table, &self.ask)

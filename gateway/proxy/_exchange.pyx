@@ -31,7 +31,7 @@ from gateway.proxy._pool cimport Pool
 from gateway.proxy._relay cimport BodyKind, Relay
 from gateway.proxy._request cimport Request, start_of
 from gateway.proxy._upstream cimport Upstream
-from gateway.proxy._waiting cimport Waiter, Waiting
+from gateway.proxy._waiting cimport Waiter
 from gateway.proxy._wheel cimport Timed
 from router._booking cimport Stage as BookingStage
 from router._policy cimport BUSY, NOBODY
@@ -127,17 +127,13 @@ cdef class Exchange(Sink):
             self.on_error(error)
 
     cdef int _route(self) except -1:
-        cdef Waiting waiting = self.plane.waiting
-        cdef int slot
-        if waiting.n:
-            # What has become free belongs first to those who wait already.
-            waiting.turn(self.account.entered_s, self.request.priority)
-            if waiting.is_ahead(self.attempts.wants(self.request), self.request.priority,
-                                self.attempts.ask.since_s):
-                return self._hold(BUSY)
-        slot = self.attempts.pick(self.request, self.account.entered_s)
+        cdef int slot = self.attempts.pick(self.request, self.account.entered_s)
         if slot < 0:
             return self._hold(slot)
+        if self.plane.waiting.n and self.attempts.is_behind(self.request, slot):
+            # What is free belongs first to those who wait already.
+            self.plane.wake_soon()
+            return self._hold(BUSY)
         return self._dispatch(slot)
 
     # -- waiting for room

@@ -18,7 +18,7 @@ from gateway.proxy.split import Split
 from router import make_policy
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -394,7 +394,7 @@ cdef class Plane:
     def wake(self):
         """Send off who waits and can go now."""
         self.waking = False
-        self.waiting.turn(now_s(), INT64_MAX)
+        self.waiting.turn(now_s())
 
     cdef double patience_s(self, int verdict, int64_t priority, int64_t n_bytes) noexcept:
         if not self.waiting.takes(priority, n_bytes):
@@ -421,10 +421,9 @@ cdef class Plane:
                 max(0.0, now - self.last_tick_s - self.wheel.tick_s))
         counts[<int>Count.TICKS] += 1
         if self.waiting.n:
-            # What other workers and the control process freed tells nobody.
-            self.waiting.turn(now, INT64_MAX)
-            if self.shared.n_workers > 1:
-                self.waiting.tell(now)
+            # What other workers, the control process and time freed tells nobody.
+            self.waiting.turn(now)
+            self.waiting.tell(now)
         self.wheel.turn(now)
         if self.starved and not self.is_full():
             starved, self.starved = self.starved, []

@@ -18,7 +18,7 @@ cdef class Waiter:
     cdef Py_ssize_t at              # in the line's heap
     # There may be room. True: it went, and has left the queue. Must not join or leave others.
     cdef bint admit(self, double now_s) except -1
-    # Tell other workers that it waits, and for which endpoints.
+    # Tell all workers that it waits, and for which endpoints.
     cdef int tell(self, double now_s) except -1
     # Its place was given to another, of a lower priority number: it has left the queue.
     cdef int expelled(self, double now_s) except -1
@@ -46,8 +46,8 @@ cdef class Waiting:
     cdef int leave(self, Waiter waiter, bint went, double now_s) except -1
     # Does anybody wait for the same who goes before one of this priority that was ready then?
     cdef bint is_ahead(self, object key, int64_t priority, double since_s) noexcept
-    # Let go who can: in order, of priorities up to this one.
-    cdef int turn(self, double now_s, int64_t priority) except -1
+    # Let go who can, in order.
+    cdef int turn(self, double now_s) except -1
     # Have the first of each line `tell`; if not repeated, it is forgotten.
     cdef int tell(self, double now_s) except -1
     # Seconds until one who comes now would have had its turn, from how fast they went: 1 to 60.

@@ -159,7 +159,7 @@ cdef class Waiting:
         return first.priority < priority or (
             first.priority == priority and first.since_s <= since_s)
 
-    cdef int turn(self, double now_s, int64_t priority) except -1:
+    cdef int turn(self, double now_s) except -1:
         cdef list moving
         cdef Line best
         cdef Py_ssize_t at
@@ -176,8 +176,6 @@ cdef class Waiting:
                 best = <Line>moving[0]
                 goes_on = False
                 if best.heap:
-                    if (<Waiter>best.heap[0]).priority > priority:
-                        break
                     goes_on = (<Waiter>best.heap[0]).admit(now_s) and len(best.heap) > 0
                 if not goes_on:
                     best = <Line>moving.pop()

@@ -6,7 +6,7 @@ Nothing that serves requests imports this.
 from collections import namedtuple
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport INT64_MAX, int64_t
+from libc.stdint cimport int64_t
 
 from gateway.http._head cimport Head, head_end, parse_response
 from gateway.proxy._relay cimport Relay
@@ -116,8 +116,8 @@ cdef class Queue:
     def is_ahead(self, wants, int64_t priority, double since_s):
         return bool(self.waiting.is_ahead(wants, priority, since_s))
 
-    def turn(self, double now_s, priority=None):
-        self.waiting.turn(now_s, INT64_MAX if priority is None else priority)
+    def turn(self, double now_s):
+        self.waiting.turn(now_s)
 
     def tell(self, double now_s):
         self.waiting.tell(now_s)

@@ -378,6 +378,42 @@ def test_who_waits_for_its_session_keeps_no_other_endpoint_free(play):
     play(scene, *engines, affinity_mode="hard", workers=2)
 
 
+@pytest.mark.parametrize("frees", ["another worker", "this worker"])
+def test_who_waits_for_one_endpoint_goes_before_who_comes_for_any(play, frees):
+    engine, second = Gated(), Gated()
+
+    async def scene(house):
+        table = house.shared.table
+        full_at_one(house, 0, 1)
+        table.set_row(0, labels=1)
+        table.set_work(1, 1, (1, 0, 0.0, 0.0, 0.0, 0, 0))
+        line = Line(house, engine)
+        if frees == "this worker":
+            await line.come(0)
+        else:
+            table.set_work(1, 0, (1, 0, 0.0, 0.0, 0.0, 0, 0))
+        await line.come(1, [("x-headgate-labels", "gpu=a")])
+        ticks = house.count(Count.TICKS)
+        await house.until(lambda: held(house) == 1 and house.count(Count.TICKS) >= ticks + 2)
+        if frees == "this worker":
+            engine.let()
+        else:
+            table.set_work(1, 0, (0, 0, 0.0, 0.0, 0.0, 0, 0))
+        # It might go to the same endpoint at once.
+        await house.loop.create_task(line.come(2))
+        await house.until(lambda: engine.seeds[-1:] == [1])
+        assert held(house) == 1
+        engine.let()
+        await house.until(lambda: engine.seeds[-1:] == [2])
+        engine.let()
+        for seed in line.wires:
+            assert (await line.answer(seed)).status == 200
+        table.set_work(1, 1, (0, 0, 0.0, 0.0, 0.0, 0, 0))
+        assert second.asked == []
+
+    play(scene, engine, second, workers=2, client_labels=True, labels={"gpu=a": 0})
+
+
 def test_costs_are_told_while_none_has_room(play):
     async def scene(house):
         full_at_one(house)

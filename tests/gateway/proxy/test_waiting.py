@@ -78,13 +78,13 @@ class Queues(RuleBasedStateMachine):
     def free(self, wants, n):
         self.rooms[wants] += n
 
-    @rule(limit=st.none() | PRIORITIES)
-    def turn(self, limit):
+    @rule()
+    def turn(self):
         before, asked = len(self.queue.went), len(self.queue.asked)
         rooms, wanted, stuck, n_asked = dict(self.rooms), [], set(), 0
         for one in list(self.model):
-            priority, _, _, name, wants, _ = one
-            if wants in stuck or (limit is not None and priority > limit):
+            _, _, _, name, wants, _ = one
+            if wants in stuck:
                 continue
             n_asked += 1
             if rooms[wants]:
@@ -93,7 +93,7 @@ class Queues(RuleBasedStateMachine):
                 self.model.remove(one)
             else:
                 stuck.add(wants)
-        self.queue.turn(self.now_s, limit)
+        self.queue.turn(self.now_s)
         assert self.queue.went[before:] == wanted
         # Nobody behind one that cannot go is asked.
         assert len(self.queue.asked) - asked == n_asked
