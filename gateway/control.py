@@ -42,6 +42,10 @@ SHARE_S = 0.02
 # How far apart two costs may be and still be decided by chance, where peers' load is a second old.
 MAX_DOUBT = 0.3
 FIXED = ("listen", "admin.host", "admin.port", "workers", "access_log", "bus", "index_blocks")
+# SIGHUPs that come together, of several tools or of one that repeats itself, are one reload.
+RELOAD_DELAY_S = 0.1
+# How often marks are looked through for such as are long past: see router._marks.
+SWEEP_S = 600.0
 # The lists of a thousand engines arrive in one second at start: not a fleet for each of them.
 PUBLISH_DELAY_S = 0.02
 
@@ -94,6 +98,8 @@ class Control:
         self._pre_stop_s = config.drain.pre_stop_s
         self._publish_handle: asyncio.Handle | None = None
         self._share_handle: asyncio.Handle | None = None
+        self._reload_handle: asyncio.Handle | None = None
+        self._sweep_handle: asyncio.Handle | None = None
         self._places: dict[int, int] = {}
         self._is_untold = False
         self._is_announced = False
@@ -147,6 +153,7 @@ class Control:
                 for name, url in sims.urls.items():
                     self.add(Engine(url=url, name=name, profile="demo"), "sim")
             self.supervisor.start(self._workers_view())
+            self._sweep()
             if not self.bus.alone:
                 self._share()
             await admin.start()
@@ -160,8 +167,9 @@ class Control:
             await admin.stop()
             await self.prober.close()
             self.caches.stop()
-            if self._share_handle is not None:
-                self._share_handle.cancel()
+            for handle in (self._share_handle, self._sweep_handle, self._reload_handle):
+                if handle is not None:
+                    handle.cancel()
             await self.bus.close()
             if sims is not None:
                 await sims.stop()
@@ -185,6 +193,13 @@ class Control:
         except Exception:  # a bug must not stop it for good
             log.exception("sharing load with the other gateways failed")
         self._share_handle = self._loop.call_later(SHARE_S, self._share)
+
+    def _sweep(self) -> None:
+        """No session and no adapter seems new again once the clock of their marks is round."""
+        now_s = time.monotonic()
+        self.shared.sessions.sweep(now_s)
+        self.shared.adapters.sweep(now_s)
+        self._sweep_handle = self._loop.call_later(SWEEP_S, self._sweep)
 
     def _on_sent(self, message: messages.Sent) -> None:
         self.caches.on_sent(message)
