@@ -204,8 +204,10 @@ class Control:
     def _on_sent(self, message: messages.Sent) -> None:
         self.caches.on_sent(message)
         if not self.bus.alone:
-            for slot, blocks in message.each():
-                self.sharer.insert(slot, blocks)
+            for slot, generation, blocks in message.each():
+                # Peers know endpoints by their names: who has left its slot has none.
+                if self.shared.table.row(slot)[2] == generation:
+                    self.sharer.insert(slot, blocks)
 
     def publish(self) -> None:
         """Send the workers the present fleet within 20 ms; the calls in between are one."""
@@ -273,6 +275,7 @@ class Control:
 
     def reload(self) -> None:
         """Read the configuration anew; what is wrong with it leaves the old one in force."""
+        self._reload_handle = None
         try:
             fresh = self._reload()
         except ConfigError as error:
@@ -355,7 +358,11 @@ class Control:
     def _handle_signals(self) -> None:
         self._loop.add_signal_handler(signal.SIGTERM, self._on_stop_signal)
         self._loop.add_signal_handler(signal.SIGINT, self._on_interrupt)
-        self._loop.add_signal_handler(signal.SIGHUP, self.reload)
+        self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+
+    def _on_hangup(self) -> None:
+        if self._reload_handle is None:
+            self._reload_handle = self._loop.call_later(RELOAD_DELAY_S, self.reload)
 
     def _on_interrupt(self) -> None:
         # Ctrl-C: somebody at a terminal, and no load balancer that has to hear of it first.
