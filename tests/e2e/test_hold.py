@@ -125,8 +125,10 @@ def test_those_that_wait_are_served_in_order(play):
         ([{"header": "5"}, {"header": "-2"}, {"priority": -3}], [3, 2, 1]),
         ([{"header": "1", "priority": -9}, {"priority": "high"}, {"priority": -1}], [3, 2, 1]),
         ([{"priority": 10**30}, {"priority": 5000}, {"priority": 999}], [1, 3, 2]),
+        ([{"priority": "9"}, {"priority": -9.5}, {"priority": -(10**30)}], [1, 2, 3]),
+        ([{"priority": False}, {"priority": None}, {"priority": [-9]}], [1, 2, 3]),
     ],
-    ids=["body", "header", "the header counts", "what is no number does not"],
+    ids=["body", "header", "the header counts", "what is no number does not", "nor these", "nor"],
 )
 def test_a_lower_priority_number_goes_first(play, asks, order):
     engine = Gated()
@@ -140,7 +142,9 @@ def test_a_lower_priority_number_goes_first(play, asks, order):
             await line.come(seed, headers, **ask)
         await line.finish(0, 1, 2, 3)
         assert engine.seeds == [0, *order]
-        # A field of the body is the engine's as well; the header is ours alone.
+        # A field of the body is the engine's as well, to judge too; the header is ours alone.
+        sent = {asked.json["seed"]: asked.json.get("priority") for asked in engine.asked}
+        assert all(sent[seed] == ask.get("priority") for seed, ask in enumerate(asks, 1))
         assert not any(asked.all("x-headgate-priority") for asked in engine.asked)
 
     play(scene, engine)
