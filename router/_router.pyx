@@ -79,6 +79,10 @@ cdef class Router:
             self.last_hit_tokens = hit_tokens(self.table, ask, slot)
         return slot
 
+    def forget_recent(self):
+        """Where prompts just went says nothing any more: a slot has another endpoint."""
+        self.recent.clear()
+
     cdef int look(self, Ask* ask) noexcept:
         cdef int slot
         cdef int n_slots = ask.n_slots

@@ -301,6 +301,7 @@ cdef class Plane:
             pool = self.pools[slot]
             if pool is not None and pools[slot] is not pool:
                 pool.close()
+                self.router.forget_recent()
         self.pools = pools
 
     def _make_pool(self, endpoint):
