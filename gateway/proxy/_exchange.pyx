@@ -132,7 +132,7 @@ cdef class Exchange(Sink):
             return self._hold(slot)
         if self.plane.waiting.n and self.attempts.is_behind(self.request, slot):
             # What is free belongs first to those who wait already.
-            self.plane.wake_soon()
+            self.plane.wake_soon(slot)
             return self._hold(BUSY)
         return self._dispatch(slot)
 
@@ -156,6 +156,7 @@ cdef class Exchange(Sink):
         self.place.priority = self.request.priority
         self.place.since_s = self.attempts.ask.since_s
         self.place.n_bytes = self.request.body_size
+        self.place.only = self.attempts.only()
         self.plane.waiting.join(self.place, self.attempts.wants(self.request), now)
         self.plane.counts[<int>Count.HELD_REQUESTS] += 1
         self.plane.counts[<int>Count.HELD_BYTES] += self.place.n_bytes
@@ -177,6 +178,7 @@ cdef class Exchange(Sink):
             slot = self.attempts.pick(self.request, now)
         if slot < 0:
             self.verdict = slot
+            self.place.only = self.attempts.only()
             return False
         self._leave_queue(True)
         self._dispatch(slot)
@@ -334,7 +336,7 @@ cdef class Exchange(Sink):
         if self.relay.new_events and not self._failed_at_once() and not self._gave_up(out):
             if self.account.count_events(self.relay.new_events, self.request, self.pool):
                 if self.plane.waiting.n:
-                    self.plane.wake_soon()
+                    self.plane.wake_soon(self.slot)
                 self.plane.router.booker.first_token(&self.booking, self.account.entered_s)
                 self.plane.router.booker.grow(&self.booking, self.relay.new_events - 1)
             else:
@@ -498,7 +500,7 @@ cdef class Exchange(Sink):
             return 0
         self.plane.router.booker.release(&self.booking, self.account.entered_s)
         if self.plane.waiting.n:
-            self.plane.wake_soon()
+            self.plane.wake_soon(self.slot)
         self.plane.counts[outcome] += 1
         if outcome == <int>Count.ABANDONED or outcome == <int>Count.CUT:
             pool.words[<int>EndpointWord.E_ABANDONED] += 1

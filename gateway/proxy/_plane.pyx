@@ -240,7 +240,8 @@ cdef class Plane:
             for card in msgspec.json.decode(fleet.models_json)["data"]
         }
         if self.waiting.n:
-            self.wake_soon()
+            self.waking = True
+            self.loop.call_soon(self.reconsider)
 
     def _apply_settings(self, settings):
         if settings == self.settings:
@@ -385,17 +386,23 @@ cdef class Plane:
     cdef bint is_full(self) noexcept nogil:
         return self.counts[<int>Count.BUFFERED_BYTES] >= self.buffered_bytes
 
-    cdef int wake_soon(self) except -1:
+    cdef int wake_soon(self, int slot) except -1:
         # Later, as one request's callback is no place to send others off.
+        self.waiting.free(slot)
         if not self.waking:
             self.waking = True
             self.loop.call_soon(self.wake)
         return 0
 
     def wake(self):
-        """Send off who waits and can go now."""
+        """Send off who waits for what has become free here."""
         self.waking = False
-        self.waiting.turn(now_s())
+        self.waiting.turn(now_s(), False)
+
+    def reconsider(self):
+        """Send off who waits and can go now, whatever has changed."""
+        self.waking = False
+        self.waiting.turn(now_s(), True)
 
     cdef double patience_s(self, int verdict, int64_t priority, int64_t n_bytes) noexcept:
         if not self.waiting.takes(priority, n_bytes):
@@ -423,7 +430,7 @@ cdef class Plane:
         counts[<int>Count.TICKS] += 1
         if self.waiting.n:
             # What other workers, the control process and time freed tells nobody.
-            self.waiting.turn(now)
+            self.waiting.turn(now, True)
             self.waiting.tell(now)
         self.wheel.turn(now)
         if self.starved and not self.is_full():
