@@ -120,6 +120,8 @@ cdef dict explained(Plane plane, Request request, ids):
     turn, drawn = plane.router.policy.turn, plane.router.policy.state
     attempts.begin(request, now_s())
     slot = attempts.pick(request, now_s())
+    if slot >= 0 and plane.waiting.n and attempts.is_behind(request, slot):
+        slot = BUSY         # there is room, for others
     plane.router.policy.turn, plane.router.policy.state = turn, drawn
     found = {
         "worker": plane.column,
@@ -135,7 +137,11 @@ cdef dict explained(Plane plane, Request request, ids):
         "hit_ratio": round(attempts.ask.hit_ratio, 4),
         "is_adapter": attempts.ask.adapter != 0,
         "session": session_word(attempts, slot) if attempts.ask.session else None,
-        "labels": plane.label_texts(request.course.labels | request.key_labels),
+        "labels": plane.label_texts(
+            request.course.labels | request.key_labels, request.strange_labels),
+        "waiting": plane.waiting.n,
+        "ahead": plane.waiting.n_ahead(
+            attempts.wants(request), request.priority, attempts.ask.since_s),
         "endpoint": None if slot < 0 else name_of(plane, slot),
         "candidates": [],
     }
