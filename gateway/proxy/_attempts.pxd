@@ -1,5 +1,7 @@
 """Where a request is asked, and where next: picks, retries, and what bounds them."""
 
+from libc.stdint cimport uint64_t
+
 from gateway.proxy._plane cimport Plane
 from gateway.proxy._pool cimport Pool
 from gateway.proxy._request cimport Request
@@ -38,6 +40,14 @@ cdef class Attempts:
     cdef void claim(self, double now_s) noexcept
     # Equal for requests that may go to the same endpoints.
     cdef tuple wants(self, Request request)
+    # The one slot where it may go, as of the last pick or look; -1: there are more.
+    cdef int only(self) noexcept
+    # How long it may wait, for which the last pick said NOBODY or BUSY, in seconds; 0: not at all.
+    cdef double patience_s(self, int verdict, Request request) noexcept
+    # The last pick said NOBODY: why, as (Reason, details).
+    cdef tuple nobody(self, Request request)
     # private
     cdef void _ask(self, Request request, double now_s) noexcept
+    cdef uint64_t _offered(self) noexcept
+    cdef bint _is_offered(self) noexcept
     cdef bint _spend(self) except -1

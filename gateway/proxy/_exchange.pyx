@@ -26,10 +26,11 @@ from gateway.proxy._answer cimport relayed_head
 from gateway.proxy._asking cimport make_ids
 from gateway.proxy._attempts cimport GIVE_UP, Attempts
 from gateway.proxy._explain cimport decision_line
-from gateway.proxy._plane cimport Plane, Served, now_s
+from gateway.proxy._plane cimport Plane, now_s
 from gateway.proxy._pool cimport Pool
 from gateway.proxy._relay cimport BodyKind, Relay
 from gateway.proxy._request cimport Request, start_of
+from gateway.proxy._served cimport Served
 from gateway.proxy._upstream cimport Upstream
 from gateway.proxy._waiting cimport Waiter
 from gateway.proxy._wheel cimport Timed
@@ -141,11 +142,10 @@ cdef class Exchange(Sink):
     cdef int _hold(self, int verdict) except -1:
         """No endpoint can have it now: it waits for one, if it may."""
         cdef double now = self.account.entered_s
-        cdef double patience_s = self.plane.patience_s(verdict, self.request.priority,
-                                                       self.request.body_size)
+        cdef double patience_s = self.attempts.patience_s(verdict, self.request)
         if patience_s <= 0:
             if verdict != BUSY:
-                return self._no_room(Reason.NO_ENDPOINT, (self._nobody(),))
+                return self._nobody()
             return self._no_room(Reason.HOLD_FULL, (self._queue(),))
         self.stage = Stage.HELD
         self.verdict = verdict
@@ -200,7 +200,11 @@ cdef class Exchange(Sink):
             return self._no_room(Reason.HOLD_FULL, (self._queue(),))
         if self.verdict == BUSY:
             return self._no_room(Reason.HOLD_TIMEOUT, (f"{self.plane.hold_s:g}",))
-        return self._no_room(Reason.NO_ENDPOINT, (self._nobody(),))
+        return self._nobody()
+
+    cdef int _nobody(self) except -1:
+        reason, details = self.attempts.nobody(self.request)
+        return self._no_room(reason, details)
 
     cdef int _no_room(self, int reason, tuple details) except -1:
         if self.failure != NO_REASON:
@@ -224,15 +228,6 @@ cdef class Exchange(Sink):
 
     cdef str _queue(self):
         return f"{self.plane.waiting.n} requests of {self.plane.waiting.n_bytes} bytes wait"
-
-    cdef str _nobody(self):
-        if self.request.served.n_slots == 0:
-            return "no engine is known yet"
-        name = self.request.served.name
-        what = f"the model '{name}'" if name else "this path"
-        text = f"{self.attempts.ask.n_slots} known for {what}, none of them ready"
-        labels = self.plane.label_texts(self.request.course.labels | self.request.key_labels)
-        return f"{text} and with {' and '.join(labels)}" if labels else text
 
     cdef int _dispatch(self, int slot) except -1:
         cdef Upstream upstream

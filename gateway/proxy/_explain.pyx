@@ -112,6 +112,7 @@ cdef dict explained(Plane plane, Request request, ids):
     cdef Attempts attempts = Attempts(plane)
     cdef int slot
     cdef double patience_s
+    cdef int reason
     cdef unsigned int turn
     cdef unsigned long long drawn
     if ids is not None:
@@ -156,13 +157,14 @@ cdef dict explained(Plane plane, Request request, ids):
             **entry,
         })
     if slot < 0:
-        patience_s = plane.patience_s(slot, request.priority, request.body_size)
+        patience_s = attempts.patience_s(slot, request)
         if patience_s > 0:
             found["waits_s"] = patience_s
         elif slot == BUSY:
             found["refused"] = refusal(Reason.HOLD_FULL, (f"{plane.waiting.n} requests wait",))
         else:
-            found["refused"] = refusal(Reason.NO_ENDPOINT, ("no endpoint may have it",))
+            reason, details = attempts.nobody(request)
+            found["refused"] = refusal(reason, details)
     return found
 
 
