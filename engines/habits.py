@@ -70,6 +70,8 @@ class Kind:
     health_path: str = "/health"
     """200: alive. 404 and 405: there is no such route, and the model list decides alone."""
     models_path: str = "/v1/models"
+    models_body: bytes | None = None
+    """POSTed to it, where that is how the list is asked for."""
     blames_engine: bool = True
     """A 500 is the engine's fault, and several in a row are its end. Not where it is the answer to
     a bad request, or one of many models has failed."""

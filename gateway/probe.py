@@ -197,6 +197,16 @@ class Probe:
         return self._contexts[ca_file]
 
 
+def _from_index(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of KServe's repository index as one of OpenAI's list of models."""
+    return {
+        "id": entry["name"],
+        "object": "model",
+        "owned_by": "triton",
+        "version": entry.get("version"),
+    }
+
+
 def _is_named(entry: object) -> bool:
     """A model list's entry with a name that can stand in a log line and in a metric's label."""
     name = entry.get("id") if isinstance(entry, dict) else None
