@@ -17,7 +17,7 @@ __all__ = ["PageScanner"]
 cdef enum:
     # Of a number; longer ones are no engine's.
     MAX_DIGITS = 64
-    MAX_HAVING = 4
+    MAX_HAVING = 8
 
 cdef enum How:
     SUM
