@@ -124,9 +124,10 @@ class LoadReader:
         self._adapter_labels = names.adapter_labels
         self._scanner = PageScanner(wanted)
 
-    def read(self, page: bytes) -> EngineLoad:
-        """The load that a page tells of. Never raises; what is malformed is as if not there."""
-        figures = self._scanner.scan(page)
+    def read(self, page: bytes, start: int = 0) -> EngineLoad:
+        """The load that a page tells of, which begins at `start`. Never raises; what is malformed
+        is as if not there."""
+        figures = self._scanner.scan(page, start)
         found: dict[str, Any] = {}
         for field, places in self._fields:
             for index, scale in places:

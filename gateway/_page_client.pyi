@@ -10,12 +10,12 @@ from collections.abc import Callable
 class PageClient(asyncio.Protocol):
     def __init__(
         self,
-        on_page: Callable[[int, bytes, bool], None],
+        on_page: Callable[[int, bytes, int, bool], None],
         on_lost: Callable[[str, bool], None],
         max_bytes: int,
     ) -> None:
-        """`on_page(status, body, kept)`: the answer to what was asked; not kept: the connection
-        is over. `on_lost(why, heard)`: no answer comes any more, once; `heard`: something had come
+        """`on_page(status, data, start, kept)`: the answer to what was asked, `data` from `start` on;
+        not kept: the connection is over. `on_lost(why, heard)`: no answer comes any more, once; `heard`: something had come
         since the request."""
 
     def ask(self, request: bytes) -> None:

@@ -124,10 +124,7 @@ cdef class PageClient:
                 if self._size > self._max_bytes:
                     self._fail(f"answers with more than {self._max_bytes} bytes")
                     return 0
-                self._pieces.append(
-                    data if self._walker.size == n
-                    else p[self._walker.start:self._walker.start + self._walker.size]
-                )
+                self._pieces.append((data, self._walker.start, self._walker.size))
             elif step == Step.END:
                 self._closes |= self._walker.pos < n
                 self._done()
@@ -147,8 +144,13 @@ cdef class PageClient:
             self._transport = self._on_lost = None
             if transport is not None:
                 transport.abort()
-        page = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self._on_page(self._status, page, kept)
+        data, start = b"", 0
+        if len(pieces) == 1 and pieces[0][1] + pieces[0][2] == len(pieces[0][0]):
+            data, start, _ = pieces[0]
+        elif pieces:
+            data = b"".join([data[start:start + size] for data, start, size in pieces])
+            start = 0
+        self._on_page(self._status, data, start, kept)
         return 0
 
     cdef int _fail(self, str why) except -1:

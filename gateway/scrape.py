@@ -127,12 +127,12 @@ class Scrape:
         self._client = client
         client.ask(page.request)
 
-    def _on_page(self, status: int, page: bytes, kept: bool) -> None:
+    def _on_page(self, status: int, data: bytes, start: int, kept: bool) -> None:
         if not kept:
             self._client = None
         if status == 200:
             self.why = ""
-            self._finish(self._reader.read(page))
+            self._finish(self._reader.read(data, start))
         else:
             self._fail(f"answers {status}")
 
