@@ -59,7 +59,8 @@ PATHS = {
     "--engine",
     multiple=True,
     metavar="[KIND=]URL",
-    help="An engine; repeat for more. KIND: vllm (default), sglang, triton, openai.",
+    help="An engine; repeat for more. KIND: vllm, sglang, triton, trtllm, nim, ollama, llamacpp, "
+    "tgi or openai.  [default: auto, which asks it]",
 )
 @click.option(
     "--sim",

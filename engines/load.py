@@ -99,7 +99,16 @@ class EngineLoad(msgspec.Struct, frozen=True, kw_only=True):
 class LoadReader:
     """Reads the loads of one kind of engine; make it once."""
 
-    def __init__(self, names: MetricNames) -> None:
+    def __init__(
+        self,
+        names: MetricNames,
+        rank: int | None = None,
+        having: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        """`rank`: only what this data-parallel rank says of itself. `having`: only samples with
+        these labels."""
+        if rank is not None and names.rank_label:
+            having = (*having, (names.rank_label, str(rank)))
         self._fields: list[tuple[str, list[tuple[int, float]]]] = []
         wanted: list[tuple[str, tuple[tuple[str, str], ...], str, str]] = []
         for field, how in HOW.items():
@@ -107,15 +116,18 @@ class LoadReader:
             for one in getattr(names, field):
                 series = Series(one) if isinstance(one, str) else one
                 places.append((len(wanted), series.scale))
-                wanted.append((series.name, series.having, series.label, how))
+                # adapters are told of the server as a whole
+                more = having if field != "adapters" else ()
+                wanted.append((series.name, (*series.having, *more), series.label, how))
             if places:
                 self._fields.append((field, places))
         self._adapter_labels = names.adapter_labels
         self._scanner = PageScanner(wanted)
 
-    def read(self, page: bytes) -> EngineLoad:
-        """The load that a page tells of. Never raises; what is malformed is as if not there."""
-        figures = self._scanner.scan(page)
+    def read(self, page: bytes, start: int = 0) -> EngineLoad:
+        """The load that a page tells of, which begins at `start`. Never raises; what is malformed
+        is as if not there."""
+        figures = self._scanner.scan(page, start)
         found: dict[str, Any] = {}
         for field, places in self._fields:
             for index, scale in places:

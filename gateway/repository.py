@@ -20,7 +20,7 @@ async def change_repository(
     words. Takes as long as the slowest takes to load."""
     if verb not in VERBS:
         return 404, _error(f"unknown: {verb}")
-    tritons = [m for m in members if m.engine.kind == "triton" and m.address and not m.leaving]
+    tritons = [m for m in members if m.kind == "triton" and m.address and not m.leaving]
     if not tritons:
         return 503, _error("no Triton is known here")
     path = f"/v2/repository/models/{quote(model, safe='')}/{verb}"

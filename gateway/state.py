@@ -24,7 +24,7 @@ def describe_endpoint(watch: Watch, table: Table, caches: Caches, now_s: float) 
     return {
         "name": member.name,
         "url": member.url.base,
-        "kind": member.engine.kind,
+        "kind": member.kind,
         "source": member.source,
         "address": member.address,
         "slot": member.slot,

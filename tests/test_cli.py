@@ -80,7 +80,7 @@ def test_check_config_says_ok(call):
         "ok\n"
         "listen   127.0.0.1:8080, 1 worker(s)\n"
         "admin    127.0.0.1:9180, /admin with a token\n"
-        "engine   http://a (vllm)\n"
+        "engine   http://a (auto)\n"
         "alias    fast -> x x2, y x1\n"
         "keys     none: open to everybody\n"
         "policy   marginal-cost, usage observe\n"
@@ -135,8 +135,8 @@ def test_serve_names_the_flag_that_is_wrong(call):
     assert result.exit_code == 2
     assert result.output.splitlines() == [
         "error: --log-level: expected one of debug, info, warning, error, got 'loud'",
-        "error: --engine: [0].kind: expected one of vllm, sglang, triton, "
-        "trtllm, nim, ollama, llamacpp, tgi, openai, got 'vlm'",
+        "error: --engine: [0].kind: expected one of auto, vllm, sglang, triton, trtllm, nim, "
+        "ollama, llamacpp, tgi, openai, got 'vlm'",
     ]
 
 

@@ -16,6 +16,7 @@ from gateway.config.url import parse_engine_url
 from router.policy import POLICIES
 
 MAX_URL = 2048
+MAX_GPU_LABELS = 4
 # For a `tokenizer`: none here, the engine has one.
 ASK = "engine"
 LABEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
@@ -52,6 +53,13 @@ def check_engine(engine: Engine) -> None:
             parse_kv_source(source, "0.0.0.0")
         except ValueError as error:
             raise ValueError(f"kv_events: {error}") from None
+    if engine.gpu_metrics:
+        try:
+            parse_engine_url(engine.gpu_metrics)
+        except ValueError as error:
+            raise ValueError(f"gpu_metrics: {error}") from None
+    if len(engine.gpu_labels) > MAX_GPU_LABELS:
+        raise ValueError(f"gpu_labels: at most {MAX_GPU_LABELS} are looked at")
     if engine.data_parallel > 1 and engine.rank is not None:
         raise ValueError("rank: is set by `data_parallel` for each rank; keep one")
     if engine.profile not in PROFILES:

@@ -41,7 +41,9 @@ CountOrNone = Annotated[int, Meta(ge=0)]
 Weight = Annotated[float, Meta(gt=0)]
 Rank = Annotated[int, Meta(ge=0, le=1023)]
 Usage = Literal["observe", "exact"]
-Kind = Literal["vllm", "sglang", "triton", "trtllm", "nim", "ollama", "llamacpp", "tgi", "openai"]
+Kind = Literal[
+    "auto", "vllm", "sglang", "triton", "trtllm", "nim", "ollama", "llamacpp", "tgi", "openai"
+]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:\[\]-]*$", max_length=200)]
 Priority = Annotated[int, Meta(ge=-1000, le=1000)]
 Digest = Annotated[str, Meta(pattern=r"^(sha256:)?[0-9a-fA-F]{64}$")]
@@ -91,13 +93,11 @@ class Engine(Struct, frozen=True, kw_only=True):
 
     url: str
     """http[s]://host[:port][/prefix]; the path stands before that of every request."""
-    kind: Kind = "vllm"
-    """What runs there: vllm, sglang, triton, or openai for any other server that speaks OpenAI.
-    vLLM is the commonest, and what it knows more than `openai` does no harm elsewhere."""
+    kind: Kind = "auto"
+    """What runs there; auto: it is asked, each time it comes to life. openai is any server that
+    speaks OpenAI and of which no more is known: also what auto makes of one that does not tell."""
     grpc_port: Port = 0
     """Of a Triton: where it generates. 0: the port behind that of its URL, as 8001 is to 8000."""
-    metrics_port: Port = 0
-    """Of a Triton: where its metrics are. 0: two behind that of its URL."""
     name: Name | None = None
     """As seen in logs, metrics and the admin API; default: host:port."""
     api_key: Secret = Secret()
@@ -116,6 +116,13 @@ class Engine(Struct, frozen=True, kw_only=True):
     endpoint, NAME.dpN, whose requests carry X-data-parallel-rank."""
     rank: Rank | None = None
     """The one data-parallel rank that requests go to; set for each by `data_parallel`."""
+    metrics_port: Port | None = None
+    """Where its metrics are, in plain HTTP, if not at the URL's port (a Triton's: 2 above)."""
+    gpu_metrics: str = ""
+    """http[s]://host:port of an exporter of its GPUs' counters (DCGM's), for `gpu_utilisation`."""
+    gpu_labels: dict[str, str] = {}
+    """Labels of the GPUs there that are this engine's, such as `pod: vllm-0`; at most 4. Default:
+    all GPUs of the page are."""
     keep_alive_s: Seconds | None = None
     """Idle connections close after this; default: below the kind's own keep-alive (4 s)."""
     role: Role = "both"
@@ -213,6 +220,12 @@ class Health(Struct, frozen=True, kw_only=True):
     probed at once."""
     timeout_s: Seconds = 2.0
     """Of one probe or scrape; an API server under full load answers within 1 s."""
+    scrape_s: Annotated[float, Meta(ge=0.05)] = 1.0
+    """Between two readings of an engine's metrics while it has requests, jittered by 20 %. Own
+    requests are counted without them; they tell what others do there. An engine that takes long
+    to answer is asked less often: it shall spend no more than a tenth of its time on us."""
+    scrape_idle_s: Annotated[float, Meta(ge=0.05)] = 5.0
+    """The same while nothing runs there, and after failures; reached by doubling."""
     models_interval_s: Seconds = 10.0
     """Between two readings of /v1/models; LoRA adapters come and go."""
     failures_in_row: Count = 5

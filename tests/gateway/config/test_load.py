@@ -9,7 +9,7 @@ import pytest
 import trustme
 import yaml
 
-from engines.kind import KINDS
+from engines.kind import AUTO, KINDS
 from gateway.config import Config, ConfigError, Engine, Secret, load, show
 from gateway.config.schema import Kind
 from gateway.messages import Choice, Key, Settings
@@ -31,7 +31,7 @@ def in_folder(tmp_path, monkeypatch):
 
 
 def test_every_kind_of_engine_can_be_configured():
-    assert set(get_args(Kind)) == set(KINDS)
+    assert set(get_args(Kind)) == {AUTO, *KINDS}
 
 
 def test_nothing_configured_is_the_defaults():
@@ -95,14 +95,14 @@ def test_flags_win_over_environment_over_file(in_folder):
     assert config.decision_header is True
     assert [(e.kind, e.url) for e in config.engines] == [
         ("sglang", "http://a:1"),
-        ("vllm", "http://b"),
+        ("auto", "http://b"),
     ]
     assert config.admin.token.reveal() == "12345"
 
 
 def test_an_engine_may_be_a_mere_url(in_folder):
     config = in_folder("engines: [http://a, 'sglang=http://b', {url: 'http://c'}]")
-    assert [engine.kind for engine in config.engines] == ["vllm", "sglang", "vllm"]
+    assert [engine.kind for engine in config.engines] == ["auto", "sglang", "auto"]
 
 
 def test_a_service_variable_of_kubernetes_is_no_port():
@@ -170,8 +170,8 @@ WRONG = [
     ("engines: [5]", "engines[0]: expected a mapping, got 5"),
     (
         "engines: [{url: 'http://a', kind: vlm}]",
-        "engines[0].kind: expected one of vllm, sglang, triton, "
-        "trtllm, nim, ollama, llamacpp, tgi, openai, got 'vlm'",
+        "engines[0].kind: expected one of auto, vllm, sglang, triton, trtllm, nim, ollama, "
+        "llamacpp, tgi, openai, got 'vlm'",
     ),
     (
         "engines: [{url: 'ftp://a'}]",

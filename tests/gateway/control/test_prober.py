@@ -27,6 +27,8 @@ FAST = HealthConfig(
     backoff_s=0.3,
     slow_start_s=1.0,
     stall_s=0.3,
+    scrape_s=0.2,
+    scrape_idle_s=0.2,
 )
 # Nothing comes of the interval in these: the tick alone finds it out.
 TICK_ALONE = HealthConfig(interval_s=60.0, timeout_s=0.3, backoff_s=0.3)
@@ -65,7 +67,8 @@ class House:
         self.fleet.remove(member.name, time.monotonic())
 
     def add(self, url, **fields):
-        member = self.fleet.add(Engine(url=url, **fields), "config", time.monotonic())
+        engine = Engine(url=url, **{"kind": "vllm"} | fields)
+        member = self.fleet.add(engine, "config", time.monotonic())
         self.prober.add(member)
         return member
 
