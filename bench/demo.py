@@ -51,6 +51,14 @@ QUESTIONS = (
 
 
 WORDS = re.compile(r"\s*\S+")
+# What stands in x-headgate-decision, behind the endpoint.
+WORDS_OF_DECISIONS = {
+    "by": "the policy that picked the engine",
+    "candidates": "engines there were to choose from",
+    "in-flight": "requests at that engine, this one counted",
+    "cached-tokens": "of the prompt's tokens, how many it is expected to have computed before",
+    "known-by": "how prompts are compared: by their text, or by token ids",
+}
 
 
 class DemoError(Exception):
@@ -244,12 +252,8 @@ class Show:
             n_tokens = sum(answer.n_tokens for answer in answers)
             table.add_row(endpoint, str(len(answers)), str(n_tokens), mean)
         self._console.print(Padding(table, (0, 0, 0, 2), expand=False))
-        self._console.print(
-            "  [dim]candidates: engines to choose from; in-flight: requests there, this one "
-            "counted; cached-tokens: of the prompt's tokens, how many the engine is expected to "
-            "have computed before; known-by: prompts are compared by their text or by token ids[/]",
-            soft_wrap=True,
-        )
+        for word, meaning in WORDS_OF_DECISIONS.items():
+            self._console.print(f"  [dim]{word:<13} {meaning}[/]", soft_wrap=True)
 
     def curl_lines(self) -> None:
         """What to type next."""
@@ -303,7 +307,10 @@ async def demo(once: bool) -> int:
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     console = Console(highlight=False)
     gateway = Gateway()
-    console.print(f"Starting the gateway and {N_ENGINES} simulated engines ...")
+    console.print(
+        f"Starting the gateway and {N_ENGINES} simulated engines, which answer with words of the "
+        "question ..."
+    )
     is_serving = False
     try:
         async with gateway:

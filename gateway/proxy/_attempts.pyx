@@ -85,7 +85,7 @@ cdef class Attempts:
 
     cdef bint is_behind(self, Request request, int slot) except -1:
         return (
-            self.plane.waking or is_claimed(self.plane.table, &self.ask, slot)
+            self.plane.waiting.is_due(slot) or is_claimed(self.plane.table, &self.ask, slot)
             or self.plane.waiting.is_ahead(
                 self.wants(request), self.ask.priority, self.ask.since_s)
         )

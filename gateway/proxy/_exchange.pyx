@@ -125,12 +125,16 @@ cdef class Exchange(Sink):
 
     cdef int _route(self) except -1:
         cdef int slot = self.attempts.pick(self.request, self.account.entered_s)
+        if slot >= 0 and self.plane.waiting.n and self.attempts.is_behind(self.request, slot):
+            # What is free belongs first to those who wait already: it joins them, if it may.
+            if self.attempts.patience_s(BUSY, self.request) > 0:
+                self.plane.wake_soon(slot)
+                return self._hold(BUSY)
+            self.plane.waiting.free(slot)
+            self.plane.waiting.turn(self.account.entered_s)
+            slot = self.attempts.pick(self.request, self.account.entered_s)
         if slot < 0:
             return self._hold(slot)
-        if self.plane.waiting.n and self.attempts.is_behind(self.request, slot):
-            # What is free belongs first to those who wait already.
-            self.plane.wake_soon(slot)
-            return self._hold(BUSY)
         return self._dispatch(slot)
 
     # -- waiting for room

@@ -97,8 +97,8 @@ cdef class Plane:
     cdef Holder holder(self, bytes key)         # None: unknown
     cdef bytes new_request_id(self)
     cdef bint is_full(self) noexcept nogil
-    # Something has become free at this slot: soon, who waits for it is asked. Callers look at
-    # `waiting.n` first.
+    # Something has become free at this slot, or anywhere (-1): soon, who waits for it is asked.
+    # Callers look at `waiting.n` first.
     cdef int wake_soon(self, int slot) except -1
     # May a request wait, for which the router says NOBODY or BUSY? For how long, in seconds; 0: no.
     cdef double patience_s(self, int verdict, int64_t priority, int64_t n_bytes) noexcept

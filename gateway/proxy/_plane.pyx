@@ -171,8 +171,7 @@ cdef class Plane:
             for card in msgspec.json.decode(fleet.models_json)["data"]
         }
         if self.waiting.n:
-            self.waking = True
-            self.loop.call_soon(self.reconsider)
+            self.wake_soon(-1)
 
     cdef int _add_native(self, Served served) except -1:
         """The same model, of the endpoints alone that speak KServe's protocol."""
@@ -330,14 +329,9 @@ cdef class Plane:
         return 0
 
     def wake(self):
-        """Send off who waits for what has become free here."""
+        """Send off who waits for what has become free."""
         self.waking = False
-        self.waiting.turn(now_s(), False)
-
-    def reconsider(self):
-        """Send off who waits and can go now, whatever has changed."""
-        self.waking = False
-        self.waiting.turn(now_s(), True)
+        self.waiting.turn(now_s())
 
     cdef double patience_s(self, int verdict, int64_t priority, int64_t n_bytes) noexcept:
         if not self.waiting.takes(priority, n_bytes):
@@ -373,7 +367,8 @@ cdef class Plane:
         counts[<int>Count.TICKS] += 1
         if self.waiting.n:
             # What other workers, the control process and time freed tells nobody.
-            self.waiting.turn(now, True)
+            self.waiting.free(-1)
+            self.waiting.turn(now)
             self.waiting.tell(now)
         self.wheel.turn(now)
         if self.starved and not self.is_full():

@@ -40,6 +40,7 @@ cdef class Waiting:
     cdef bint turning
     cdef int64_t n_turns
     cdef int64_t[MAX_SLOTS] freed   # by slot: the turn that asks for it
+    cdef int64_t all_freed          # the turn that asks everybody
     cdef double began_s             # since when there is anybody
     cdef double noted_s
     cdef double n_went              # since then, decaying
@@ -53,10 +54,13 @@ cdef class Waiting:
     cdef bint is_ahead(self, object key, int64_t priority, double since_s) noexcept
     # How many do so? O(n), for people who ask.
     cdef int n_ahead(self, object key, int64_t priority, double since_s) noexcept
-    # Something became free at this slot: those that may go there are asked at the next turn.
+    # Something became free at this slot, or anywhere (-1): those that may go there are asked at
+    # the next turn.
     cdef void free(self, int slot) noexcept
-    # Let go who can, in order. `everywhere`: whatever became free; who else may go is asked, too.
-    cdef int turn(self, double now_s, bint everywhere) except -1
+    # Is anybody still to be asked for it?
+    cdef bint is_due(self, int slot) noexcept
+    # Let go who can, in order, of those for whom something became free.
+    cdef int turn(self, double now_s) except -1
     # Have the first of each line `tell`; if not repeated, it is forgotten.
     cdef int tell(self, double now_s) except -1
     # Seconds until one who comes now would have had its turn, from how fast they went: 1 to 60.

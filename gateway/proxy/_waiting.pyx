@@ -169,9 +169,15 @@ cdef class Waiting:
         return n
 
     cdef void free(self, int slot) noexcept:
-        self.freed[slot] = self.n_turns + 1
+        if slot < 0:
+            self.all_freed = self.n_turns + 1
+        else:
+            self.freed[slot] = self.n_turns + 1
 
-    cdef int turn(self, double now_s, bint everywhere) except -1:
+    cdef bint is_due(self, int slot) noexcept:
+        return self.all_freed > self.n_turns or self.freed[slot] > self.n_turns
+
+    cdef int turn(self, double now_s) except -1:
         cdef list moving = []
         cdef Line best, line
         cdef int32_t only
@@ -186,7 +192,8 @@ cdef class Waiting:
             # of them wait for other endpoints.
             for line in self.lines.values():
                 only = (<Waiter>line.heap[0]).only
-                if everywhere or only < 0 or self.freed[only] == self.n_turns:
+                if only < 0 or self.all_freed == self.n_turns or (
+                        self.freed[only] == self.n_turns):
                     moving.append(line)
             for at in range(len(moving) // 2 - 1, -1, -1):
                 settle(moving, at)

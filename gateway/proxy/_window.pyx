@@ -124,8 +124,11 @@ cdef class Queue:
     def free(self, int slot):
         self.waiting.free(slot)
 
-    def turn(self, double now_s, bint everywhere=True):
-        self.waiting.turn(now_s, everywhere)
+    def is_due(self, int slot):
+        return bool(self.waiting.is_due(slot))
+
+    def turn(self, double now_s):
+        self.waiting.turn(now_s)
 
     def tell(self, double now_s):
         self.waiting.tell(now_s)

@@ -382,6 +382,30 @@ def test_who_waits_for_its_session_keeps_no_other_endpoint_free(play):
     play(scene, *engines, affinity_mode="hard", workers=2)
 
 
+def test_a_full_queue_for_one_endpoint_refuses_nobody_at_another(play):
+    engine, second = Gated(), Gated()
+
+    async def scene(house):
+        table = house.shared.table
+        full_at_one(house, 0, 1)
+        table.set_row(0, labels=1)
+        table.set_work(1, 0, (1, 0, 0.0, 0.0, 0.0, 0, 0))
+        line = Line(house, engine)
+        await line.come(0, [("x-headgate-labels", "gpu=a")])
+        # The second one comes in the very moment in which the first one's place is free.
+        ask = request("POST", "/v1/chat/completions", chat())
+        wire = await house.dial(ask + ask)
+        for n in (1, 2):
+            await house.until(lambda n=n: len(second.asked) == n)
+            second.let()
+            assert (await wire.answer()).status == 200
+        table.set_work(1, 0, (0, 0, 0.0, 0.0, 0.0, 0, 0))
+        await line.finish(0)
+
+    labels = {"gpu=a": 0}
+    play(scene, engine, second, workers=2, client_labels=True, labels=labels, hold_requests=1)
+
+
 @pytest.mark.parametrize("frees", ["another worker", "this worker"])
 def test_who_waits_for_one_endpoint_goes_before_who_comes_for_any(play, frees):
     engine, second = Gated(), Gated()

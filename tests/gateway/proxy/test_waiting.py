@@ -136,12 +136,16 @@ def test_only_those_are_asked_for_whom_something_became_free():
     for name, only in (("a", 3), ("b", 4), ("c", -1), ("d", 3)):
         queue.join(name, name, 0, 1.0, 1, 1.0, only)
     queue.free(3)
-    queue.turn(2.0, everywhere=False)
+    assert [queue.is_due(slot) for slot in (3, 4)] == [True, False]
+    queue.turn(2.0)
     assert queue.asked == ["a", "c", "d"]
-    queue.turn(3.0, everywhere=False)
+    queue.turn(3.0)
     assert queue.asked[3:] == ["c"]
+    queue.free(-1)
+    assert queue.is_due(4)
     queue.turn(4.0)
     assert queue.asked[4:] == ["a", "b", "c", "d"]
+    assert not queue.is_due(3)
 
 
 def test_how_many_go_before():
