@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from engines.control import Call, Reply
 from engines.kind import KINDS
 from engines.kv_sources import KV_SOURCES_PATH, KvSource, parse_kv_sources
 from engines.metrics_text import Scrape, read_metrics
@@ -22,7 +23,7 @@ from gateway.fleet import Member
 from gateway.health import Outcome
 from gateway.version import VERSION
 
-__all__ = ["Probe"]
+__all__ = ["Probe", "Unanswered"]
 
 PAGE_BYTES = 8 << 20
 """Most that is read of an answer; vLLM's metrics are 100 KB, with many adapters some MB."""
@@ -33,6 +34,10 @@ MAX_TEXT = 256
 OUR_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """We are out of something: that says nothing about the engine."""
 UNREACHABLE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH)
+
+
+class Unanswered(Exception):
+    """An engine gave no answer; the text says why, for people."""
 
 
 class Probe:
@@ -124,10 +129,27 @@ class Probe:
         status, answer, error = await self._ask(member, question.path, body)
         return None if error is not None else (status, answer.encode())
 
+    async def call(self, member: Member, call: Call, timeout_s: float) -> Reply:
+        """A request of `engines.control`. Unanswered: there was no answer; the text says why."""
+        body = None if call.body is None else msgspec.json.encode(call.body)
+        status, answer, error = await self._ask(
+            member, call.path, body, method=call.method, timeout_s=timeout_s
+        )
+        if error is not None:
+            raise Unanswered(answer)
+        return Reply(status, answer.encode())
+
     async def _ask(
-        self, member: Member, path: str, body: bytes | None = None
+        self,
+        member: Member,
+        path: str,
+        body: bytes | None = None,
+        *,
+        method: str = "",
+        timeout_s: float | None = None,
     ) -> tuple[int, str, Outcome | None]:
         """GET, or POST of JSON: (status, body, None), or (0, what happened, outcome)."""
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
         url, engine = member.url, member.engine
         host = f"[{member.address}]" if ":" in member.address else member.address
         target = f"{'https' if url.tls else 'http'}://{host}:{url.port}{url.prefix}{path}"
@@ -136,23 +158,26 @@ class Probe:
             headers["Authorization"] = f"Bearer {engine.api_key.reveal()}"
         if body is not None:
             headers["Content-Type"] = "application/json"
+        if engine.control_header:
+            name, _, value = engine.control_header.reveal().partition(":")
+            headers[name.strip()] = value.strip()
         if engine.rank is not None:
             headers["X-data-parallel-rank"] = str(engine.rank)
         try:
             async with self._session.request(
-                "GET" if body is None else "POST",
+                method or ("GET" if body is None else "POST"),
                 target,
                 data=body,
                 headers=headers,
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=self.timeout_s),
+                timeout=aiohttp.ClientTimeout(total=timeout_s),
                 ssl=self._context(engine.ca_file) if url.tls else True,
                 server_hostname=(engine.server_name or url.host) if url.tls else None,
             ) as response:
                 page = await _bounded(response)
                 return response.status, page.decode("utf-8", "replace"), None
         except TimeoutError:
-            return 0, f"{path} does not answer within {self.timeout_s:g} s", Outcome.SILENT
+            return 0, f"{path} does not answer within {timeout_s:g} s", Outcome.SILENT
         except aiohttp.ClientConnectorError as error:
             cause = error.os_error
             if cause.errno in OUR_FAULTS:

@@ -229,7 +229,8 @@ cdef class Exchange(Sink):
 
     cdef str _nobody(self):
         if self.request.served.n_slots == 0:
-            return "no engine is known yet"
+            name = self.request.served.name
+            return f"'{name}' is on its way" if name else "no engine is known yet"
         name = self.request.served.name
         what = f"the model '{name}'" if name else "this path"
         text = f"{self.attempts.ask.n_slots} known for {what}, none of them ready"
