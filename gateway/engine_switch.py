@@ -106,6 +106,8 @@ class Switch:
         finally:
             self._member.withheld.pop(self._subject, None)
             self._around.publish()
+            # Who gave the order shall find it carried out by all.
+            await asyncio.sleep(READ_S)
 
     async def _sleep(self, talk: Talk[Done]) -> Done:
         to_sleep = self._action is Action.SLEEP

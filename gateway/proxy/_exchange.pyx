@@ -230,7 +230,7 @@ cdef class Exchange(Sink):
     cdef str _nobody(self):
         if self.request.served.n_slots == 0:
             name = self.request.served.name
-            return f"'{name}' is on its way" if name else "no engine is known yet"
+            return f"no engine has '{name}' ready" if name else "no engine is known yet"
         name = self.request.served.name
         what = f"the model '{name}'" if name else "this path"
         text = f"{self.attempts.ask.n_slots} known for {what}, none of them ready"
