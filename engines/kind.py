@@ -5,6 +5,7 @@ To add an engine: a file beside `vllm.py` that makes a `Kind`, and a line in `KI
 
 from engines.habits import Kind, MetricNames
 from engines.sglang import SGLANG
+from engines.triton.kind import TRITON
 from engines.vllm import VLLM
 
 __all__ = ["KINDS", "Kind", "MetricNames"]
@@ -12,4 +13,4 @@ __all__ = ["KINDS", "Kind", "MetricNames"]
 OPENAI = Kind("openai", health_path="/v1/models")
 """Any server that speaks OpenAI over HTTP and of which nothing else is known."""
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (VLLM, SGLANG, OPENAI)}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (VLLM, SGLANG, TRITON, OPENAI)}

@@ -41,7 +41,7 @@ CountOrNone = Annotated[int, Meta(ge=0)]
 Weight = Annotated[float, Meta(gt=0)]
 Rank = Annotated[int, Meta(ge=0, le=1023)]
 Usage = Literal["observe", "exact"]
-Kind = Literal["vllm", "sglang", "openai"]
+Kind = Literal["vllm", "sglang", "triton", "openai"]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:\[\]-]*$", max_length=200)]
 Priority = Annotated[int, Meta(ge=-1000, le=1000)]
 Digest = Annotated[str, Meta(pattern=r"^(sha256:)?[0-9a-fA-F]{64}$")]
@@ -89,8 +89,12 @@ class Engine(Struct, frozen=True, kw_only=True):
     url: str
     """http[s]://host[:port][/prefix]; the path stands before that of every request."""
     kind: Kind = "vllm"
-    """What runs there: vllm, sglang, or openai for any other server that speaks OpenAI. vLLM is
-    the commonest, and what it knows more than `openai` does no harm elsewhere."""
+    """What runs there: vllm, sglang, triton, or openai for any other server that speaks OpenAI.
+    vLLM is the commonest, and what it knows more than `openai` does no harm elsewhere."""
+    grpc_port: Port = 0
+    """Of a Triton: where it generates. 0: the port behind that of its URL, as 8001 is to 8000."""
+    metrics_port: Port = 0
+    """Of a Triton: where its metrics are. 0: two behind that of its URL."""
     name: Name | None = None
     """As seen in logs, metrics and the admin API; default: host:port."""
     api_key: Secret = Secret()

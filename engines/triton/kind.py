@@ -1,0 +1,14 @@
+"""Triton as an endpoint: how it is probed."""
+
+from engines.habits import Kind, MetricNames
+
+__all__ = ["TRITON"]
+
+TRITON = Kind(
+    name="triton",
+    # Not `ready`: that is false while any model loads, and after any load that failed.
+    health_path="/v2/health/live",
+    models_path="/v2/repository/index",
+    metrics_path="/metrics",
+    metrics=MetricNames(),
+)
