@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from engines.control import Call, Pause, Reply, Talk
+from engines.control import Call, Driver, Pause, Reply, Talk, driver_of
 from gateway.fleet import Member
 from gateway.probe import Probe
 
-__all__ = ["converse"]
+__all__ = ["converse", "driver_for"]
 
 T = TypeVar("T")
 NOTHING = Reply()
@@ -17,6 +17,11 @@ LOOK_S = 10.0
 """For a request that changes nothing: an engine that loads may be slow to answer."""
 LONGEST_S = 3600.0
 """For one that does: large models take many minutes from a slow disk."""
+
+
+def driver_for(member: Member) -> Driver:
+    """What knows the requests of its kind of engine."""
+    return driver_of(member.engine.kind)
 
 
 async def converse(

@@ -26,9 +26,8 @@ from engines.control import (
     ModelState,
     Refused,
     Talk,
-    driver_of,
 )
-from gateway.conversation import converse
+from gateway.conversation import converse, driver_for
 from gateway.engine_switch import Action, Surroundings, Switch
 from gateway.fleet import Member
 from gateway.probe import Unanswered
@@ -118,11 +117,11 @@ class EngineControl:
 
     async def capabilities(self, member: Member) -> Capabilities:
         """What the engine can be asked, as it says now."""
-        return await self._ask(member, driver_of(member.engine.kind).discover())
+        return await self._ask(member, driver_for(member).discover())
 
     async def list_models(self, member: Member) -> list[ListedModel]:
         """What it has, and what it could load if it says that."""
-        listed = await self._ask(member, driver_of(member.engine.kind).list_models())
+        listed = await self._ask(member, driver_for(member).list_models())
         watch = self._prober.watch(member)
         if watch is None or not watch.asleep:
             return listed
@@ -133,7 +132,7 @@ class EngineControl:
         watch = self._prober.watch(member)
         if watch is None or watch.asleep or model in member.withheld:
             return False
-        return await self._ask(member, driver_of(member.engine.kind).is_ready(model))
+        return await self._ask(member, driver_for(member).is_ready(model))
 
     async def load(
         self,
@@ -229,7 +228,7 @@ class EngineControl:
             raise Refused(409, f"'{member.name}' has left")
         switch = Switch(self._around, watch, order.action, order.subject, order.grace_s)
         try:
-            done = await switch.carry_out(order.talk(driver_of(member.engine.kind)))
+            done = await switch.carry_out(order.talk(driver_for(member)))
         except Unanswered as error:
             raise Unreachable(f"{member.name}: {error}") from None
         took_s = round(time.monotonic() - began_s, 3)

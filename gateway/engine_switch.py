@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from engines.control import ControlError, Done, Talk, driver_of
+from engines.control import ControlError, Done, Talk
 from gateway.caches import Caches
-from gateway.conversation import converse
+from gateway.conversation import converse, driver_for
 from gateway.probe import Unanswered
 from gateway.prober import Prober, Watch
 from router import State
@@ -129,7 +129,7 @@ class Switch:
 
     def _known(self, to_sleep: bool) -> Done | None:
         """Of an engine that does not say whether it sleeps, and would fail if asked in vain."""
-        if driver_of(self._member.engine.kind).tells_sleep:
+        if driver_for(self._member).tells_sleep:
             return None
         if to_sleep and self._watch.asleep:
             return Done(False, "it sleeps already")
@@ -148,7 +148,7 @@ class Switch:
 
     async def _see(self) -> None:
         """The order failed: does it sleep? In doubt it is as it was before."""
-        talk = driver_of(self._member.engine.kind).is_asleep()
+        talk = driver_for(self._member).is_asleep()
         try:
             asleep = await converse(self._around.prober.probe, self._member, talk)
         except (ControlError, Unanswered):

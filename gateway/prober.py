@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from engines.control import driver_of
 from engines.metrics_text import Scrape
 from engines.profile import PROFILES
 from gateway.bus import endpoint_hash
 from gateway.caches import Caches
 from gateway.config.schema import Health as HealthConfig
 from gateway.config.schema import Overload
+from gateway.conversation import driver_for
 from gateway.fleet import Fleet, Member
 from gateway.health import Health, Outcome, Rules, Transition
 from gateway.kv_following import KvFollowing
@@ -205,7 +205,7 @@ class Prober:
         await self._resolve(watch)
         if not member.address:
             outcome, text = Outcome.SILENT, f"the name {member.url.host} has no address"
-        elif watch.asleep and not driver_of(member.engine.kind).tells_sleep:
+        elif watch.asleep and not driver_for(member).tells_sleep:
             # Its health route may compute a token, with weights that are not there.
             _, outcome, text = await self._probe.models(member)
         else:

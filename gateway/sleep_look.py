@@ -2,8 +2,8 @@
 
 import time
 
-from engines.control import Refused, driver_of
-from gateway.conversation import converse
+from engines.control import Refused
+from gateway.conversation import converse, driver_for
 from gateway.fleet import Member
 from gateway.probe import Probe, Unanswered
 
@@ -22,14 +22,14 @@ class SleepLook:
 
     async def look(self, probe: Probe, member: Member) -> bool | None:
         """None: it does not say. OSError as `Probe`; nothing else is raised."""
-        if not driver_of(member.engine.kind).tells_sleep:
+        if not driver_for(member).tells_sleep:
             return None
         who = (member.slot, member.generation)
         now_s = time.monotonic()
         if now_s - self._silent.get(who, -AGAIN_S) < AGAIN_S:
             return None
         try:
-            asleep = await converse(probe, member, driver_of(member.engine.kind).is_asleep())
+            asleep = await converse(probe, member, driver_for(member).is_asleep())
         except (Unanswered, Refused):
             return None
         if asleep is None:

@@ -72,7 +72,8 @@ class OllamaDriver(Driver):
         expect(reply, "it does not list its models")
         answer = reply.json
         entries = answer.get("models") if isinstance(answer, dict) else None
-        found = [one.get("name") for one in entries or [] if isinstance(one, dict)]
+        listed = entries if isinstance(entries, list) else []
+        found = [one.get("name") for one in listed if isinstance(one, dict)]
         return [name for name in found if isinstance(name, str)]
 
     def _find(self, model: str) -> Talk[tuple[str, bool]]:
