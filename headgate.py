@@ -42,6 +42,7 @@ PATHS = {
     "engine": "engines",
     "host": "listen.host",
     "port": "listen.port",
+    "grpc_port": "listen.grpc_port",
     "tls_cert": "listen.tls_cert",
     "tls_key": "listen.tls_key",
     "admin_host": "admin.host",
@@ -60,7 +61,7 @@ PATHS = {
     "--engine",
     multiple=True,
     metavar="[KIND=]URL",
-    help="An engine; repeat for more. KIND: vllm (default), sglang, openai.",
+    help="An engine; repeat for more. KIND: vllm (default), sglang, triton, openai.",
 )
 @click.option(
     "--sim",
@@ -78,6 +79,7 @@ PATHS = {
 )
 @click.option("--host", help="Address for clients.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port for clients; 0: any.  [default: 8080]")
+@click.option("--grpc-port", type=int, help="Port for Triton's gRPC protocol; 0: any.  [off]")
 @click.option(
     "--admin-host", help="Address for health, readiness, metrics, admin.  [default: 127.0.0.1]"
 )

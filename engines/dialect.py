@@ -33,6 +33,8 @@ class Body(IntEnum):
     JSON = 1
     MULTIPART = 2
     """A form part named `model` (audio uploads)."""
+    PATH = 3
+    """The path names it; the body is tensors, or JSON whose members are tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,8 @@ def stream_error(
             "sequence_number": 0,
         }
         return b"event: error\ndata: " + _encode(error) + b"\n\n"
-    return b"data: " + refusal_body(dialect, status, kind, message, code) + b"\n\ndata: [DONE]\n\n"
+    event = b"data: " + refusal_body(dialect, status, kind, message, code) + b"\n\n"
+    return event if dialect == Dialect.TRITON else event + b"data: [DONE]\n\n"
 
 
 def _error(
@@ -131,6 +134,8 @@ def _error(
     if dialect == Dialect.MESSAGES:
         name = _MESSAGES_TYPES.get(status, "api_error")
         return {"type": "error", "error": {"type": name, "message": message}}
+    if dialect == Dialect.TRITON:
+        return {"error": message}
     error = {"message": message, "type": kind, "param": field, "code": code or status}
     return {"error": error}
 

@@ -29,6 +29,7 @@ from gateway.config.reader import Reader
 from gateway.fleet import FleetError, Member
 from gateway.metrics import CONTENT_TYPE, render
 from gateway.prober import Watch
+from gateway.repository import change_repository
 from gateway.state import describe_endpoint, describe_models, describe_workers
 from gateway.version import VERSION
 
@@ -67,6 +68,9 @@ def make_app(control: "Control") -> ASGIApp:
             Route("/admin/endpoints/{name}/undrain", routes.undrain, methods=["POST"]),
             *engine_routes(control, routes.member, _body),
             Route("/admin/models", routes.models),
+            Route(
+                "/admin/v2/repository/models/{model}/{verb}", routes.repository, methods=["POST"]
+            ),
             Route("/admin/bus", routes.bus),
             Route("/admin/explain", routes.explain, methods=["POST"]),
             Route("/admin/config", routes.config),
@@ -239,6 +243,17 @@ class _Routes:
 
     async def models(self, _: Request) -> Response:
         return JSONResponse(describe_models(self._control.fleet, self._control.config))
+
+    async def repository(self, request: Request) -> Response:
+        words = request.path_params
+        status, body = await change_repository(
+            self._control.prober,
+            list(self._control.fleet.members.values()),
+            words["model"],
+            words["verb"],
+            await _body(request, PROMPT_BYTES),
+        )
+        return Response(body, status, media_type="application/json")
 
     async def bus(self, _: Request) -> Response:
         bus = self._control.bus

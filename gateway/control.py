@@ -26,7 +26,7 @@ from gateway.engine_control import EngineControl
 from gateway.engine_switch import Surroundings
 from gateway.fleet import Fleet, FleetError, Member
 from gateway.kv_following import KvFollowing
-from gateway.listener import open_listeners
+from gateway.listener import open_listeners, reserve_port
 from gateway.logs import configure_logs
 from gateway.prober import Prober, Watch
 from gateway.sims import Sims
@@ -58,7 +58,11 @@ def run(config: Config, reload: Callable[[], Config], sims: int = 0) -> int:
     listen = config.listen
     listeners = open_listeners(listen.host, listen.port, config.workers, listen.backlog)
     (admin_socket,) = open_listeners(config.admin.host, config.admin.port, 1, 128)
-    return uvloop.run(Control(config, reload, listeners, admin_socket).run(sims))
+    grpc_socket = None
+    if listen.grpc_port is not None:
+        grpc_socket = reserve_port(listen.host, listen.grpc_port)
+    control = Control(config, reload, listeners, admin_socket, grpc_socket=grpc_socket)
+    return uvloop.run(control.run(sims))
 
 
 class Control:
@@ -71,6 +75,7 @@ class Control:
         listeners: list[socket.socket],
         admin_socket: socket.socket,
         worker_module: str = "gateway.worker",
+        grpc_socket: socket.socket | None = None,
     ) -> None:
         self.config = config
         self.started_s = time.time()
@@ -90,6 +95,7 @@ class Control:
         self._reload = reload
         self._listeners = listeners
         self._admin_socket = admin_socket
+        self._grpc_socket = grpc_socket
         self._worker_module = worker_module
         self._stop = asyncio.Event()
         self._force = asyncio.Event()
@@ -126,7 +132,7 @@ class Control:
         self.supervisor = Supervisor(
             self.shared,
             self._listeners,
-            _worker_arguments(self.config),
+            _worker_arguments(self.config, self._grpc_socket),
             on_access=self._on_access,
             on_sent=self._on_sent,
             module=self._worker_module,
@@ -421,12 +427,14 @@ async def _first(wanted: asyncio.Event, other: asyncio.Event) -> bool:
     return wanted.is_set()
 
 
-def _worker_arguments(config: Config) -> list[str]:
+def _worker_arguments(config: Config, grpc_socket: socket.socket | None) -> list[str]:
     arguments = ["--log-level", config.log.level, "--log-format", config.log.format]
     arguments += ["--index-blocks", str(config.index_blocks)]
     listen = config.listen
     if listen.tls_cert:
         arguments += ["--tls-cert", listen.tls_cert, "--tls-key", listen.tls_key]
+    if grpc_socket is not None:
+        arguments += ["--grpc", _where(grpc_socket)]
     return arguments
 
 

@@ -7,7 +7,7 @@ its successor instead of being reset.
 import errno
 import socket
 
-__all__ = ["ListenError", "open_listeners"]
+__all__ = ["ListenError", "open_listeners", "reserve_port"]
 
 
 class ListenError(Exception):
@@ -39,6 +39,23 @@ def open_listeners(host: str, port: int, count: int, backlog: int) -> list[socke
             sock.close()
         raise _say(host, port, error) from error
     return sockets
+
+
+def reserve_port(host: str, port: int) -> socket.socket:
+    """Hold an address for those who will listen there with SO_REUSEPORT; port 0 is any free one.
+
+    The socket is bound and does not listen, so it takes no connections. ListenError.
+    """
+    family, address = _resolve(host, port)
+    _refuse_if_taken(family, address)
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        raise _say(host, port, error) from error
+    return sock
 
 
 def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:

@@ -39,6 +39,8 @@ class Reason(IntEnum):
     BAD_PRIORITY = 21
     HOLD_FULL = 22
     HOLD_TIMEOUT = 23
+    FORBIDDEN_REPOSITORY = 25
+    UNKNOWN_NATIVE_MODEL = 26
     # after dispatch: the request fails
     CONNECT_FAILED = 32
     UPSTREAM_LOST = 33
@@ -145,6 +147,20 @@ REASONS: dict[Reason, Words] = {
         INVALID,
         None,
         "`x-headgate-priority` is {}, not a whole number from -1000 (first) to 1000.",
+    ),
+    Reason.UNKNOWN_NATIVE_MODEL: Words(
+        404,
+        INVALID,
+        "model_not_found",
+        # Clients look for Triton's own words.
+        "Request for unknown model: '{}' is not found. Served here: {}.",
+    ),
+    Reason.FORBIDDEN_REPOSITORY: Words(
+        403,
+        "permission_error",
+        "admin_only",
+        "Loading and unloading models wants the gateway's admin token (`admin.token`): send it as "
+        "'Authorization: Bearer <token>'.",
     ),
     Reason.HOLD_FULL: Words(
         429,

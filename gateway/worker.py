@@ -14,8 +14,9 @@ import os
 import signal
 import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import uvloop
@@ -47,6 +48,9 @@ from gateway.proxy._pool import Pool
 from gateway.proxy._session import Session
 from gateway.tokenizing import Tokenizing, loader
 
+if TYPE_CHECKING:
+    from gateway.kserve import GrpcPort
+
 __all__ = ["Worker", "main"]
 
 log = logging.getLogger("headgate.worker")
@@ -58,6 +62,8 @@ BACKLOG = 4096
 METRICS_S = 5.0
 # Of access log lines that the control process has not read.
 BACKLOG_BYTES = 16 << 20
+# Until a model is loaded everywhere.
+LOAD_S = 660.0
 # For errors written at the grace's end to leave.
 LAST_WORDS_S = 1.0
 # Young objects before the collector looks: sessions are freed by reference counts, the collector
@@ -78,12 +84,15 @@ class Worker:
         index: int,
         listener: socket.socket,
         tls: ssl.SSLContext | None,
+        grpc: "Callable[[Plane], GrpcPort] | None" = None,
     ) -> None:
         self.plane = Plane(loop, shared, index, _make_pool)
         self._loop = loop
         self._listener = listener
         self._tls = tls
         self._server: asyncio.AbstractServer | None = None
+        self._make_grpc = grpc
+        self._grpc: GrpcPort | None = None
         self._channel: Channel[FromWorker, ToWorker] | None = None
         self._drain: asyncio.Task[None] | None = None
         self._tokenizers: dict[str, Tokenizer] = {}
@@ -94,6 +103,7 @@ class Worker:
         self._channel = await Channel.to_control(control)
         self.plane.on_made = self._made
         self.plane.fetch_metrics = self._fetch_metrics
+        self.plane.change_repository = self._change_repository
         orders = asyncio.create_task(self._obey())
         self._tick()
         await self._done.wait()
@@ -142,6 +152,8 @@ class Worker:
                 configure_logs(*_log(after))
             if self._server is None and self._drain is None:
                 await self._listen()
+            if self._grpc is not None:
+                self._grpc.retain(order.endpoints)
         elif isinstance(order, Condemn):
             self.plane.condemn(order.slot, order.generation, order.why, order.hung)
         elif isinstance(order, Made):
@@ -188,6 +200,9 @@ class Worker:
             ssl_handshake_timeout=self.plane.settings.head_s if self._tls else None,
             backlog=BACKLOG,
         )
+        if self._make_grpc is not None:
+            self._grpc = self._make_grpc(self.plane)
+            await self._grpc.start()
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_THRESHOLD, 20, 100)
@@ -199,10 +214,16 @@ class Worker:
         if self._server is not None:
             self._server.close()
         self.plane.drain()
+        grpc = None
+        if self._grpc is not None:
+            # It ends what still runs a little later than we do, who know what to say.
+            grpc = asyncio.create_task(self._grpc.drain(order.grace_s + LAST_WORDS_S))
         if not await _within(order.grace_s, self.plane.empty):
             self.plane.cut()
             # What was said last shall reach the clients that read.
             await _within(LAST_WORDS_S, self.plane.empty)
+        if grpc is not None:
+            await asyncio.wait((grpc,), timeout=LAST_WORDS_S)
         self.plane.tick()
         if self.plane.access:
             self._channel.send(Access(self.plane.take_access()))
@@ -216,20 +237,39 @@ class Worker:
 
     async def _fetch_metrics(self) -> bytes:
         """The control process's own answer to GET /metrics; OSError if it does not answer."""
+        async with asyncio.timeout(METRICS_S):
+            status, body = await self._ask_control(b"GET /metrics", b"", b"")
+        if status != 200:
+            raise OSError("the admin listener refused")
+        return body
+
+    async def _change_repository(
+        self, target: bytes, lines: bytes, body: bytes
+    ) -> tuple[int, bytes]:
+        """Have models loaded or unloaded: the admin port asks for its token. 403: it refused."""
+        line = b"POST /admin" + target.split(b"?")[0]
+        lines += b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
+        async with asyncio.timeout(LOAD_S):
+            status, answer = await self._ask_control(line, lines, body)
+        return (403 if status == 401 else status), answer
+
+    async def _ask_control(self, line: bytes, lines: bytes, body: bytes) -> tuple[int, bytes]:
+        """Status and body of an answer of the admin port. OSError: there is none."""
         admin = self.plane.settings.admin_address
         if not admin:
             raise OSError("the admin listener's address is not known")
         host, _, port = admin.rpartition(":")
-        async with asyncio.timeout(METRICS_S):
-            reader, writer = await asyncio.open_connection(host, int(port))
-            try:
-                writer.write(b"GET /metrics HTTP/1.0\r\nHost: " + admin.encode() + b"\r\n\r\n")
-                head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
-            finally:
-                writer.close()
-        if b" 200 " not in head.split(b"\r\n", 1)[0]:
-            raise OSError("the admin listener refused")
-        return body
+        reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        try:
+            writer.write(line + b" HTTP/1.0\r\nHost: " + admin.encode() + b"\r\n" + lines)
+            writer.write(b"\r\n" + body)
+            head, _, answer = (await reader.read(-1)).partition(b"\r\n\r\n")
+        finally:
+            writer.close()
+        words = head.split(b" ", 2)
+        if len(words) < 2 or not words[1].isdigit():
+            raise OSError("the admin listener does not answer")
+        return int(words[1]), answer
 
 
 def _make_pool(plane: Plane, endpoint: Endpoint) -> Pool:
@@ -260,6 +300,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--tls-cert")
     parser.add_argument("--tls-key")
+    parser.add_argument("--grpc", metavar="HOST:PORT")
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--log-format", default="text")
     arguments = parser.parse_args()
@@ -284,8 +325,16 @@ async def _serve(arguments: argparse.Namespace, tls: ssl.SSLContext | None) -> N
         arguments.index,
         socket.socket(fileno=arguments.fd_listen),
         tls,
+        _grpc(arguments) if arguments.grpc else None,
     )
     await worker.run(socket.socket(fileno=arguments.fd_control))
+
+
+def _grpc(arguments: argparse.Namespace) -> "Callable[[Plane], GrpcPort]":
+    from gateway.kserve import GrpcPort  # grpc takes memory and time: only where it is wanted
+
+    files = (arguments.tls_key, arguments.tls_cert) if arguments.tls_cert else None
+    return lambda plane: GrpcPort(plane, arguments.grpc, plane.settings.body_bytes, files)
 
 
 if __name__ == "__main__":

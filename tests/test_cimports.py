@@ -33,6 +33,7 @@ MAY_NAME = {
         "gateway._shared",
         "gateway.messages",
         "gateway.reasons",
+        "gateway.version",
         "engines",
         "router",
     ),

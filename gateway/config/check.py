@@ -107,6 +107,9 @@ def _listeners(config: Config) -> list[str]:
             found.append(f"listen.tls_cert: cannot be used with tls_key: {error}")
     if listen.port == config.admin.port != 0 and listen.host == config.admin.host:
         found.append(f"admin.port: {listen.port} is listen.port already; choose another")
+    grpc_port = listen.grpc_port
+    if grpc_port and grpc_port == listen.port:
+        found.append(f"listen.grpc_port: {grpc_port} is listen.port already; choose another")
     return found
 
 

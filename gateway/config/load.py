@@ -21,6 +21,7 @@ PREFIX = "HEADGATE_"
 ENVIRONMENT = {
     "HEADGATE_HOST": "listen.host",
     "HEADGATE_PORT": "listen.port",
+    "HEADGATE_GRPC_PORT": "listen.grpc_port",
     "HEADGATE_TLS_CERT": "listen.tls_cert",
     "HEADGATE_TLS_KEY": "listen.tls_key",
     "HEADGATE_ADMIN_HOST": "admin.host",

@@ -41,7 +41,7 @@ CountOrNone = Annotated[int, Meta(ge=0)]
 Weight = Annotated[float, Meta(gt=0)]
 Rank = Annotated[int, Meta(ge=0, le=1023)]
 Usage = Literal["observe", "exact"]
-Kind = Literal["vllm", "sglang", "triton", "openai"]
+Kind = Literal["vllm", "sglang", "triton", "trtllm", "nim", "ollama", "llamacpp", "tgi", "openai"]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:\[\]-]*$", max_length=200)]
 Priority = Annotated[int, Meta(ge=-1000, le=1000)]
 Digest = Annotated[str, Meta(pattern=r"^(sha256:)?[0-9a-fA-F]{64}$")]
@@ -63,6 +63,9 @@ class Listen(Struct, frozen=True, kw_only=True):
     """Address to bind. Loopback, so that nothing is open to a network by accident."""
     port: Port = 8080
     """TCP port; 0: any free one, told at start."""
+    grpc_port: Port | None = None
+    """TCP port for KServe's v2 protocol over gRPC, as Triton speaks it, on the same address; 0: any
+    free one. Default: none."""
     backlog: Count = 4096
     """Connections the kernel queues per worker; a reconnecting client fleet comes all at once, and
     the kernel cuts it down to net.core.somaxconn."""

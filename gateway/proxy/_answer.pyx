@@ -2,7 +2,7 @@
 
 from http import HTTPStatus
 
-from engines.dialect import refusal_body
+from engines.dialect import Dialect, refusal_body
 from gateway.http.faults import REFUSALS
 from gateway.reasons import FROM_QUEUE, REASONS, Reason
 
@@ -133,7 +133,11 @@ cdef bytes fault_answer(Plane plane, Request request, int fault, int reason):
 
 cdef bytes error_answer(Plane plane, Request request, int status, str kind, str message,
                         str code, str lines):
-    cdef int dialect = 0 if request.path is None else request.path.dialect
+    cdef int dialect = 0
+    if request.path is not None:
+        dialect = request.path.dialect
+    elif request.target is not None and request.target.startswith(b"/v2/"):
+        dialect = Dialect.TRITON
     return own_answer(
         plane, request, status, b"application/json",
         refusal_body(dialect, status, kind, message, code), lines.encode(),

@@ -154,6 +154,8 @@ cdef Value* member(const char* p, size_t start, size_t size, Envelope* envelope)
         return &envelope.max_tokens
     if size == 10 and memcmp(name, b"cache_salt", 10) == 0:
         return &envelope.cache_salt
+    if size == 10 and memcmp(name, b"text_input", 10) == 0:
+        return &envelope.prompt     # Triton's generate
     if size == 12 and memcmp(name, b"instructions", 12) == 0:
         return &envelope.system
     if size == 14 and memcmp(name, b"stream_options", 14) == 0:

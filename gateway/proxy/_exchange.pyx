@@ -479,8 +479,8 @@ cdef class Exchange(Sink):
         self.plane.counts[outcome] += 1
         if outcome == <int>Count.ABANDONED or outcome == <int>Count.CUT:
             pool.words[<int>EndpointWord.E_ABANDONED] += 1
-        elif outcome == <int>Count.ANSWERED and self.status < 500 and (
-                not self.relay.scanner.failed):
+        elif outcome == <int>Count.ANSWERED and (not pool.blames_engine or (
+                self.status < 500 and not self.relay.scanner.failed)):
             pool.words[<int>EndpointWord.E_ANSWERED] += 1
             pool.load.failures_in_row = 0
             pool.load.successes += 1

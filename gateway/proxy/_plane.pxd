@@ -30,6 +30,7 @@ cdef class Served:
     cdef size_t block_tokens        # in a block of token ids
     cdef bint asks                  # an engine is asked for them
     cdef Demand demand              # kept from fleet to fleet
+    cdef bint is_native             # its endpoints are those that speak KServe's v2 protocol
     cdef bint is_held_by(self, int slot) noexcept nogil
 
 cdef class Holder:
@@ -46,6 +47,13 @@ cdef enum Local:
     MODELS = 2
     MODEL = 3       # /v1/models/{id}
     METRICS = 4
+    # KServe's v2 protocol: what is asked of the whole fleet
+    LIVE = 5
+    READY = 6
+    SERVER = 7      # what the server is and can do
+    MODEL_READY = 8
+    INDEX = 9
+    REPOSITORY = 10     # load or unload a model
 
 cdef class Path:
     """A path of the data port, as C values: see engines.dialect.Route."""
@@ -59,6 +67,13 @@ cdef class Path:
     cdef bint names_response        # /v1/responses/{id}...
     cdef bint takes_stream_options  # may be asked for usage in a stream
     cdef readonly str name          # as the engines know it
+    cdef bint has_body              # local, and its answer depends on what is sent
+    cdef object model_path          # engines.kserve.ModelPath, if the path names the model
+    cdef bytes model                # that name
+    cdef bint is_infer              # its body is tensors, not JSON alone
+    cdef bint is_info               # computes nothing: asked of one engine, the same each time
+    # private
+    cdef int names_model(self, object model_path) except -1
     cdef bint has_prompt            # is generated from a prompt in JSON
 
 cdef class Plane:
@@ -81,6 +96,7 @@ cdef class Plane:
     cdef Buffer scratch
     # what a Fleet says
     cdef dict models                # name as UTF-8 -> Served
+    cdef dict native                # the same, of endpoints that speak KServe's v2 protocol
     cdef dict aliases               # name as UTF-8 -> Split
     cdef dict keys                  # digest -> Holder; empty: open to all
     cdef dict credentials           # keys that were sent and found good -> Holder: no hash twice
@@ -95,6 +111,8 @@ cdef class Plane:
     cdef bytes models_json
     cdef dict cards                 # model name -> its entry of models_json
     cdef public object fetch_metrics    # awaitable text of /metrics, from the control process
+    # (target, header lines, body) -> awaitable (status, body), from the control process; 403: no
+    cdef public object change_repository
     cdef frozenset origins
     # limits, as C values
     cdef int64_t body_bytes
@@ -145,9 +163,11 @@ cdef class Plane:
     cdef double patience_s(self, int verdict, int64_t priority, int64_t n_bytes) noexcept
     # Do requests wait in another worker?
     cdef bint others_hold(self) noexcept nogil
-    # The model as the present fleet has it; None: no more.
+    # The models that may be asked for on this path.
+    cdef dict models_for(self, Path path)
     # Is a model's tokenizer here, to make prompts of conversations and to count tokens?
     cdef bint has_tokenizer(self, str model) except -1
+    # The model as the present fleet has it; None: no more.
     cdef Served current(self, Served served)
     # A prompt goes to an endpoint: the control process assumes that it is cached there.
     cdef void note_sent(self, int slot, unsigned int generation, Prompt prompt) noexcept nogil
@@ -155,5 +175,7 @@ cdef class Plane:
     # For errors: some of the models and aliases there are; `allowed`: of these only.
     cdef str served_names(self, frozenset allowed)
     cdef Path _find_path(self, bytes name)
+    cdef Path _find_native(self, bytes name)
+    cdef int _add_native(self, Served served) except -1
     # For people: the labels of these bits.
     cdef list label_texts(self, uint64_t labels)

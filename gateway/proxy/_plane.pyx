@@ -13,6 +13,7 @@ from email.utils import formatdate
 import msgspec
 
 from engines.dialect import Body, Dialect, Route, find_route
+from engines.kserve import read_model_path, read_repository_path
 from gateway.proxy.retry import Budget
 from gateway.proxy.split import Split
 from router import make_policy
@@ -48,7 +49,11 @@ log = logging.getLogger("headgate.plane")
 
 cdef dict LOCAL_PATHS = {
     b"/health": Local.HEALTH, b"/v1/models": Local.MODELS, b"/metrics": Local.METRICS,
+    b"/v2": Local.SERVER, b"/v2/": Local.SERVER, b"/v2/health/live": Local.LIVE,
+    b"/v2/health/ready": Local.READY, b"/v2/repository/index": Local.INDEX,
 }
+
+cdef frozenset POST = frozenset([b"POST"])
 
 cdef dict IDS_COUNTS = {
     "known": <int>Count.IDS_KNOWN, "unknown": <int>Count.IDS_UNKNOWN,
@@ -131,8 +136,16 @@ cdef class Holder:
 cdef class Path:
     def __init__(self, int local, route):
         self.local = local
-        self.is_open = local == <int>Local.HEALTH or local == <int>Local.METRICS
+        # The repository wants the admin's token, not a client's key.
+        self.is_open = local in (Local.HEALTH, Local.METRICS, Local.LIVE, Local.READY,
+                                 Local.REPOSITORY)
         self.methods = frozenset([b"GET", b"HEAD"])
+        if local >= <int>Local.LIVE:
+            self.dialect = Dialect.TRITON
+            self.has_body = local == <int>Local.INDEX or local == <int>Local.REPOSITORY
+            self.posts = self.has_body
+            if self.posts:
+                self.methods = POST
         if route is None:
             return
         self.name = route.path
@@ -145,6 +158,13 @@ cdef class Path:
         self.takes_stream_options = route.dialect == Dialect.OPENAI
         self.has_prompt = self.posts and (
             route.dialect != Dialect.PLAIN and not route.path.endswith("/count_tokens"))
+
+    cdef int names_model(self, object model_path) except -1:
+        self.model_path = model_path
+        self.model = model_path.model.encode("utf-8", "surrogatepass")
+        self.is_info = model_path.is_info
+        self.is_infer = model_path.verb == "infer"
+        return 0
 
 
 cdef class Plane:
@@ -165,6 +185,7 @@ cdef class Plane:
         self.wheel = Wheel(self.last_tick_s)
         self.waiting = Waiting()
         self.models = {}
+        self.native = {}
         self.demands = {}
         self.aliases = {}
         self.keys = {}
@@ -197,6 +218,7 @@ cdef class Plane:
         cdef Served served
         cdef int index
         self.models = {}
+        self.native = {}
         # An adapter's requests are the same engines' work as its base model's.
         names = {model.parent or model.name for model in fleet.models} | {""}
         self.demands = {name: self.demands[name] for name in self.demands if name in names}
@@ -211,6 +233,7 @@ cdef class Plane:
             index = model.index
             served.words = self.counts + <int>Area.MODELS + index * <int>Area.MODEL_WIDTH
             self.models[model.name.encode()] = served
+            self._add_native(served)
         slots = [e.slot for e in fleet.endpoints if self.pools[e.slot] is not None]
         served = Served("", slots, False, self.demands.setdefault("", Demand()))
         served.words = self.counts + <int>Area.MODELS + 63 * <int>Area.MODEL_WIDTH
@@ -241,6 +264,26 @@ cdef class Plane:
         }
         if self.waiting.n:
             self.wake_soon()
+
+    cdef int _add_native(self, Served served) except -1:
+        """The same model, of the endpoints alone that speak KServe's protocol."""
+        cdef Served native
+        cdef int index
+        slots = []
+        for index in range(served.n_slots):
+            if self.pools[served.slots[index]].endpoint.kind == "triton":
+                slots.append(served.slots[index])
+        if slots:
+            native = Served(served.name, slots, False, served.demand, served.adapter != 0)
+            native.words = served.words
+            native.is_native = True
+            self.native[native.key] = native
+        return 0
+
+    @property
+    def has_keys(self):
+        """Clients have to name a key."""
+        return bool(self.keys)
 
     def _apply_settings(self, settings):
         if settings == self.settings:
@@ -339,10 +382,27 @@ cdef class Plane:
             return Path(LOCAL_PATHS[name], None)
         if name.startswith(b"/v1/models/"):
             return Path(Local.MODEL, None)
+        if name.startswith(b"/v2/"):
+            return self._find_native(name)
         route = find_route(name.decode("latin-1"), self.extra_routes)
         if route is None or (route.path.endswith("/") and climbs(name)):
             return None
         return Path(Local.RELAYED, route)
+
+    cdef Path _find_native(self, bytes name):
+        cdef Path path
+        if climbs(name):
+            return None
+        text = name.decode("latin-1")
+        if read_repository_path(text) is not None:
+            return Path(Local.REPOSITORY, None)
+        model_path = read_model_path(text)
+        if model_path is None:
+            return None
+        local = Local.MODEL_READY if model_path.verb == "ready" else Local.RELAYED
+        path = Path(local, Route(text, Dialect.TRITON, Body.PATH, model_path.methods))
+        path.names_model(model_path)
+        return path
 
     cdef Holder holder(self, bytes key):
         # The digest is looked up, never compared: there is no time to measure but the hash's own.
@@ -415,7 +475,12 @@ cdef class Plane:
     cdef bint has_tokenizer(self, str model) except -1:
         return self.tokenizing is not None and self.tokenizing.knows(model)
 
+    cdef dict models_for(self, Path path):
+        return self.native if path.model_path is not None else self.models
+
     cdef Served current(self, Served served):
+        if served.is_native:
+            return self.native.get(served.key)
         return self.models.get(served.key) if served.key else self.unnamed
 
     def tick(self):

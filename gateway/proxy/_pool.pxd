@@ -22,6 +22,7 @@ cdef class Pool:
     cdef double keep_alive_s
     cdef readonly tuple dying_answers   # ((status, piece of the body), ...)
     cdef bytes cut_short                # stands in a 200 that is not the whole answer; None
+    cdef bint blames_engine             # see engines.habits.Kind
     cdef int64_t* words                 # its counters in this worker's column
     cdef Load* load                     # its load cell of this worker
     cdef list idle

@@ -37,6 +37,7 @@ cdef class Pool:
         self.path_prefix = endpoint.path_prefix.encode()
         self.dying_answers = KINDS[endpoint.kind].dying_answers
         self.cut_short = KINDS[endpoint.kind].cut_short
+        self.blames_engine = KINDS[endpoint.kind].blames_engine
         self.words = (
             plane.counts + <int>Area.ENDPOINTS + slot * <int>Area.ENDPOINT_WIDTH
         )

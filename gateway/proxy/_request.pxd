@@ -22,6 +22,7 @@ cdef class Request:
     cdef bytes credentials          # header lines, for engines that have no key of their own
     cdef bytes cors                 # header lines for the response; None: none
     cdef bytes content_type
+    cdef int64_t header_bytes       # of JSON before binary tensors, as its head says; -1: no such
     cdef bint is_head
     cdef bint is_preflight          # an allowed CORS preflight: answered here
     cdef bint http_1_0
@@ -66,6 +67,9 @@ cdef class Request:
     cdef bint wants_ids(self) noexcept
     # Here they are, as array("I"): the prompt's blocks are made of them.
     cdef int take_ids(self, object ids) except -1
+    # For transports that bring no body in HTTP: a model and what stands in its tensors
+    # (engines.kserve.Tensors), of a message of so many bytes.
+    cdef int read_tensors(self, bytes model, object tensors, int64_t size) except -1
     # It is asked with the key of this name; False: there is none.
     cdef bint vouch(self, str key) except -1
     # private
@@ -83,7 +87,12 @@ cdef class Request:
     cdef int _refuse_model(self, str name) except -1
     cdef int _splice(self, Value old, bytes new) except -1
     cdef int _ask_for_usage(self, const char* p, const Envelope* envelope) except -1
+    cdef int _read_native(self) except -1
+    cdef int _take_tensors(self, object tensors) except -1
+    cdef int _pin_first(self) except -1
+    cdef void _read_header_bytes(self, const char* p, const Head* head) noexcept
     cdef int _read_prompt(self, const char* p, const Envelope* envelope) except -1
+    cdef void _measure_prompt(self) noexcept
     cdef int _pin(self, str response) except -1
     cdef Served _target(self, split)
 

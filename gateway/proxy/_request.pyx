@@ -3,6 +3,7 @@
 import json
 
 from engines.dialect import Body
+from engines.kserve import infer_tensors
 from gateway.proxy.multipart import model_part
 from gateway.proxy.usage import with_usage
 from gateway.reasons import Reason
@@ -27,6 +28,7 @@ from gateway.proxy._envelope cimport (
 from gateway.proxy._plane cimport Holder, Plane, Served
 from router._hash cimport chain, root_of
 from router._keying cimport Prompt, TEXT_BLOCK_BYTES
+from router._table cimport State
 
 cdef extern from "strings.h" nogil:
     int strncasecmp(const char* a, const char* b, size_t n)
@@ -38,6 +40,7 @@ cdef enum:
 
 cdef int BODY_JSON = Body.JSON
 cdef int BODY_MULTIPART = Body.MULTIPART
+cdef int BODY_PATH = Body.PATH
 
 # What is said of each JsonFault.
 cdef dict JSON_FAULTS = {
@@ -76,7 +79,7 @@ cdef class Request:
         self.served = None
         self.details = ()
         self.body_size = 0
-        self.pinned = -1
+        self.pinned = self.header_bytes = -1
         self.is_head = self.is_preflight = self.http_1_0 = False
         self.close_after = self.keep_alive_1_0 = False
         self.usage_is_set = self.wants_usage = self.hides_usage = self.is_stream = False
@@ -120,7 +123,7 @@ cdef class Request:
             return self._refuse(Reason.METHOD_NOT_ALLOWED, (self.method.decode("latin-1"),))
         if not self.path.is_open and not self.authorize(p, head):
             return self._refuse(Reason.UNAUTHORIZED, ())
-        if self.path.local:
+        if self.path.local and not self.path.has_body:
             return 0
         if head.priority >= 0 and self._read_priority(p, head):
             return Reason.BAD_PRIORITY
@@ -128,7 +131,8 @@ cdef class Request:
 
     cdef int _read_framing(self, const char* p, const Head* head) except -1:
         cdef Span value
-        if head.content_encoding >= 0:
+        # What Triton's clients compress is passed as it is: only their prompts are not seen.
+        if head.content_encoding >= 0 and not self.path.is_infer:
             value = head.fields[head.content_encoding].value
             if value.size != 8 or memcmp(p + value.start, b"identity", 8) != 0:
                 return self._refuse(Reason.CONTENT_ENCODING, (text(p, value),))
@@ -137,12 +141,25 @@ cdef class Request:
         if self.path.body == BODY_MULTIPART and head.content_type >= 0:
             value = head.fields[head.content_type].value
             self.content_type = p[value.start:value.start + value.size]
+        if self.path.is_infer:
+            self._read_header_bytes(p, head)
         if self.plane.steering.sizes:
             self.plane.steering.read(p, head, &self.course)
             if self.course.is_malformed:
                 return self._refuse(Reason.BAD_LABELS, ())
         self._keep_fields(p, head)
         return 0
+
+    cdef void _read_header_bytes(self, const char* p, const Head* head) noexcept:
+        """KServe's Inference-Header-Content-Length."""
+        cdef const char* name = b"inference-header-content-length"
+        cdef int index
+        for index in range(head.n_fields):
+            if head.fields[index].name.size == 31 and (
+                    strncasecmp(p + head.fields[index].name.start, name, 31) == 0):
+                if not read_integer(p + head.fields[index].value.start,
+                                    head.fields[index].value.size, &self.header_bytes):
+                    self.header_bytes = -1
 
     cdef int _read_request_id(self, const char* p, const Head* head) except -1:
         cdef Span value
@@ -232,8 +249,8 @@ cdef class Request:
         out.put_bytes(self.request_id)
         out.put(b"\r\n", 2)
         self.fields = out.take()
-        # With keys of our own the client's has been used up here.
-        if has_credentials and not self.plane.keys:
+        # With keys of our own the client's has been used up here, but for the admin's.
+        if has_credentials and (not self.plane.keys or self.path.local):
             for index in range(head.n_fields):
                 id = head.fields[index].id
                 if id == <int>FieldId.AUTHORIZATION or id == <int>FieldId.X_API_KEY:
@@ -250,6 +267,8 @@ cdef class Request:
             return self._read_json()
         if self.path.body == BODY_MULTIPART:
             return self._read_form()
+        if self.path.body == BODY_PATH:
+            return self._read_native()
         self.served = self.plane.unnamed
         if self.allowed is not None and not self.path.names_response:
             return self._refuse(Reason.FORBIDDEN_MODEL, ("(any)",))
@@ -312,6 +331,66 @@ cdef class Request:
             self._ask_for_usage(p, &envelope)
         return 0
 
+    cdef int _read_native(self) except -1:
+        """KServe's v2 protocol: the path names the model, the body may hold a `text_input`."""
+        cdef Envelope envelope
+        cdef const char* p = start_of(self.body)
+        cdef int fault, reason = self._choose_model(self.path.model)
+        if reason:
+            return reason
+        if self.served.key != self.path.model:
+            _, sign, query = self.target.partition(b"?")
+            self.target = self.path.model_path.target(
+                self.served.name, (sign + query).decode("latin-1")).encode()
+        if self.path.is_info:
+            return self._pin_first()
+        if self.path.is_infer:
+            return self._take_tensors(infer_tensors(
+                self.body or b"", self.header_bytes if self.header_bytes >= 0 else None))
+        fault = read_envelope(p, self.body_size, self.plane.json_depth, &envelope)
+        if fault < 0:
+            return self._refuse(Reason.BAD_JSON, (JSON_FAULTS[fault],))
+        self._read_prompt(p, &envelope)
+        return 0
+
+    cdef int read_tensors(self, bytes model, object tensors, int64_t size) except -1:
+        cdef int reason = self._choose_model(model)
+        self.body_size = size
+        if not reason and tensors is None:
+            self._pin_first()
+        elif not reason:
+            self._take_tensors(tensors)
+        return reason
+
+    cdef int _pin_first(self) except -1:
+        """What is told of a model shall come from the same engine each time: of two readings of
+        its statistics the difference is taken."""
+        cdef uint64_t labels = self.course.labels | self.key_labels
+        cdef int index, slot
+        for index in range(self.served.n_slots):
+            slot = self.served.slots[index]
+            if self.plane.table.rows[slot].state == <int>State.READY and (
+                    not labels & ~self.plane.table.rows[slot].labels):
+                self.pinned = slot
+                return 0
+        return 0
+
+    cdef int _take_tensors(self, object tensors) except -1:
+        cdef bytes text
+        self.is_stream = tensors.is_stream
+        self.max_tokens = tensors.max_tokens
+        if tensors.text is None or not self.plane.router.reads_prompts:
+            # Tensors of another kind tell nothing of the work that they are.
+            self.prompt.n_tokens = len(tensors.text or b"") / self.served.demand.bytes_per_token
+            return 0
+        # As JSON would have it, so that the same prompt meets itself whichever way it comes.
+        text = json.dumps(tensors.text.decode("utf-8", "replace"), ensure_ascii=False).encode(
+            "utf-8", "surrogatepass")
+        self.prompt.begin(self.served.root, len(text))
+        self.prompt.feed_json(text, len(text))
+        self._measure_prompt()
+        return 0
+
     cdef int _read_prompt(self, const char* p, const Envelope* envelope) except -1:
         """What routing wants to know of it: the prompt's blocks, and how long the answer may be."""
         cdef Value[5] parts
@@ -338,14 +417,19 @@ cdef class Request:
         self.prompt.begin(root, self.prompt_bytes)
         for index in range(5):
             self.prompt.feed_json(p + parts[index].start, parts[index].size)
+        self._measure_prompt()
+        return 0
+
+    cdef void _measure_prompt(self) noexcept:
+        cdef double bytes_per_token = self.served.demand.bytes_per_token
         self.prompt_bytes = self.prompt.n_bytes
         self.prompt.n_tokens = self.prompt_bytes / bytes_per_token
         self.prompt.block_tokens = TEXT_BLOCK_BYTES / bytes_per_token
-        return 0
 
     cdef bint wants_ids(self) noexcept:
         return (
             self.served.block_tokens != 0 and self.path.has_prompt and self.pinned < 0
+            and self.path.body == BODY_JSON
             and (self.served.asks or self.plane.tokenizing is not None)
             and self.plane.router.reads_prompts
         )
@@ -374,6 +458,7 @@ cdef class Request:
     cdef int _choose_model(self, bytes name) except -1:
         """Find the model of the name that was sent, an alias or not; None: the sole one."""
         cdef Plane plane = self.plane
+        cdef dict models = plane.models_for(self.path)
         if name is None:
             if len(plane.models) != 1:
                 if plane.models:
@@ -385,7 +470,7 @@ cdef class Request:
         # Aliases first: no engine takes a name over that the configuration gave.
         self.served = self._target(plane.aliases.get(name))
         if self.served is None:
-            self.served = plane.models.get(name)
+            self.served = models.get(name)
         if self.served is None:
             return self._refuse_model(shown(name))
         if self.plane.model_labels:
@@ -398,16 +483,21 @@ cdef class Request:
     cdef Served _target(self, split):
         """The model that an alias stands for this time; a follow-up stays where its model is."""
         cdef Served served
+        cdef dict models = self.plane.models_for(self.path)
         if split is None:
             return None
         if self.pinned >= 0:
             for name in split.names:
-                served = self.plane.models.get(name.encode())
+                served = models.get(name.encode())
                 if served is not None and served.is_held_by(self.pinned):
                     return served
-        return self.plane.models.get(split.next().encode())
+        return models.get(split.next().encode())
 
     cdef int _refuse_model(self, str name) except -1:
+        if self.plane.complete and self.path.model_path is not None:
+            return self._refuse(
+                Reason.UNKNOWN_NATIVE_MODEL, (name, self.plane.served_names(self.allowed))
+            )
         if self.plane.complete:
             return self._refuse(
                 Reason.UNKNOWN_MODEL, (name, self.plane.served_names(self.allowed))

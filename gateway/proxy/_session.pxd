@@ -57,6 +57,7 @@ cdef class Session(Client):
     cdef int _free_body(self) except -1
     cdef int _run(self, object body) except -1
     cdef int _answer_local(self) except -1
+    cdef int _answer_native(self, int local, object body) except -1
     cdef bytes _models(self)
     cdef int _answer_metrics(self) except -1
     cdef int _respond(self, int status, bytes content_type, bytes body, bytes lines) except -1

@@ -3,6 +3,9 @@
 import logging
 from urllib.parse import unquote
 
+import msgspec
+
+from engines.kserve import asks_for_ready
 from gateway.http.faults import REFUSALS
 from gateway.reasons import REASONS, Reason
 
@@ -16,6 +19,7 @@ from gateway.http._head cimport Head, MAX_HEAD_BYTES, head_end, parse_request
 from gateway.http._write cimport part_of
 from gateway.proxy._answer cimport fault_answer, own_answer, refusal
 from gateway.proxy._exchange cimport Client, Ending, Exchange
+from gateway.proxy._native cimport model_is_ready, native_is_ready, repository_index, server_card
 from gateway.proxy._plane cimport Local, Plane, now_s
 from gateway.proxy._request cimport shown
 
@@ -224,7 +228,7 @@ cdef class Session(Client):
             return self._refuse(reason)
         if self.request.is_preflight:
             return self._respond(204, b"", b"", PREFLIGHT)
-        if self.request.path.local:
+        if self.request.path.local and not self.request.path.has_body:
             return self._answer_local()
         return self._begin_body(head)
 
@@ -361,6 +365,8 @@ cdef class Session(Client):
         """The request is here as a whole: read what it asks for and hand it over."""
         cdef int reason
         self.phase = Phase.RUNNING
+        if self.request.path.local:
+            return self._answer_native(self.request.path.local, body)
         reason = self.request.read_body(body, self.received)
         if reason:
             return self._refuse(reason)
@@ -377,6 +383,8 @@ cdef class Session(Client):
             return self._answer_metrics()
         if local == <int>Local.MODELS:
             return self._respond(200, JSON, self._models(), b"")
+        if local >= <int>Local.LIVE:
+            return self._answer_native(local, None)
         target = self.request.target.split(b"?")[0].decode("latin-1")
         name = unquote(target.removeprefix("/v1/models/"))
         card = self.plane.cards.get(name)
@@ -387,6 +395,42 @@ cdef class Session(Client):
             self.request.details = (name, self.plane.served_names(self.request.allowed))
             return self._refuse(Reason.UNKNOWN_MODEL)
         return self._respond(200, JSON, card, b"")
+
+    cdef int _answer_native(self, int local, object body) except -1:
+        """What KServe's v2 protocol asks of a server, said of the whole fleet."""
+        if local == <int>Local.LIVE:
+            return self._respond(200, JSON, b"", b"")
+        if local == <int>Local.READY:
+            return self._respond(200 if native_is_ready(self.plane) else 400, JSON, b"", b"")
+        if local == <int>Local.SERVER:
+            return self._respond(200, JSON, server_card(), b"")
+        if local == <int>Local.MODEL_READY:
+            if model_is_ready(self.plane, self.request.path.model, self.request.allowed):
+                return self._respond(200, JSON, b"", b"")
+            return self._respond(400, JSON, b'{"error":"Model version not ready"}', b"")
+        if local == <int>Local.INDEX:
+            found = repository_index(self.plane, self.request.allowed, asks_for_ready(body))
+            return self._respond(200, JSON, msgspec.json.encode(found), b"")
+        self.plane.loop.create_task(self._change_repository(bytes(body or b"")))
+        return 0
+
+    async def _change_repository(self, bytes body):
+        """The control process does it, at every engine, if it likes the token."""
+        try:
+            status, text = await self.plane.change_repository(
+                self.request.target, self.request.credentials or b"", body)
+        except Exception as error:      # whatever it is: the client waits for an answer
+            log.warning("loading or unloading a model: %r", error)
+            status = 0
+        if self.phase != <int>Phase.RUNNING:
+            return
+        self.exchange.account.enter()
+        if status == 0:
+            self._refuse_for(Reason.NO_ENDPOINT, ("the control process does not answer",))
+        elif status == 403:
+            self._refuse_for(Reason.FORBIDDEN_REPOSITORY, ())
+        else:
+            self._respond(status, JSON, text, b"")
 
     cdef bytes _models(self):
         """The model list; of a key that is restricted, its own."""

@@ -1,0 +1,61 @@
+"""A call's metadata: read as a request's head would be, and passed on as far as it goes on."""
+
+from collections.abc import Iterable
+
+from gateway.messages import Endpoint
+
+__all__ = ["Metadata", "forwarded", "head_of"]
+
+Metadata = Iterable[tuple[str, "str | bytes"]]
+
+# Between two neighbours, or about HTTP's framing: none of the next one's business.
+_HOP = frozenset(
+    (
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "keep-alive",
+        "origin",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+    )
+)
+_CREDENTIALS = ("authorization", "x-api-key")
+
+
+def _goes_on(name: str) -> bool:
+    return name not in _HOP and not name.startswith((":", "grpc-"))
+
+
+def head_of(method: str, path: str, metadata: Metadata) -> bytes:
+    """What the call would be in HTTP/1.1: a head that the data path's own readers read."""
+    lines = [f"{method} {path} HTTP/1.1", "host: grpc"]
+    for name, value in metadata:
+        if isinstance(value, str) and _goes_on(name) and not name.endswith("-bin"):
+            lines.append(f"{name}: {value}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
+
+
+def forwarded(
+    metadata: Metadata, endpoint: Endpoint, request_id: bytes, has_keys: bool
+) -> tuple[tuple[str, str | bytes], ...]:
+    """Metadata for the engine. Credentials go on only where they are neither ours to judge nor
+    replaced by the engine's own."""
+    drops = has_keys or bool(endpoint.api_key)
+    kept = [
+        (name, value)
+        for name, value in metadata
+        if _goes_on(name) and name != "x-request-id" and not (drops and name in _CREDENTIALS)
+    ]
+    kept.append(("x-request-id", request_id.decode("latin-1")))
+    if endpoint.api_key:
+        kept.append(("authorization", f"Bearer {endpoint.api_key}"))
+    return tuple(kept)

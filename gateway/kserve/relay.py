@@ -1,0 +1,185 @@
+"""What unary calls and streams have in common: a request's account, its engine, its failures."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import grpc
+
+from engines.kserve_wire import SERVICE, is_decoupled, renamed
+from gateway._shared import Count
+from gateway.kserve.channels import Channels
+from gateway.kserve.metadata import Metadata, forwarded, head_of
+from gateway.kserve.status import cause_of, status_of
+from gateway.messages import Endpoint
+from gateway.proxy._errand import Errand, Refused
+from gateway.proxy._plane import Plane
+from gateway.proxy.retry import Cause
+from gateway.reasons import Reason
+
+__all__ = ["Ended", "Failed", "Relay"]
+
+# The path as which any request is read; its model comes with the message.
+PATH = "/v2/models/model/infer"
+# A model's config is asked again after this; it may have been loaded anew.
+CONFIG_S = 60.0
+CONFIG_PATIENCE_S = 2.0
+# From here on a reason says that a request failed at an engine.
+FIRST_FAILURE = Reason.CONNECT_FAILED
+
+T = TypeVar("T")
+
+
+class Failed(Exception):
+    """An engine's connection failed, or it turned the request away: a retry.Cause, and why."""
+
+    def __init__(self, cause: Cause, why: str) -> None:
+        self.cause = cause
+        super().__init__(why)
+
+
+class Ended(Exception):
+    """The client's call ends with this status."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        self.code = code
+        self.details = details
+        super().__init__(details)
+
+
+class Relay:
+    """One per port. `retain` follows the fleet."""
+
+    def __init__(self, plane: Plane, channels: Channels) -> None:
+        self.plane = plane
+        self.channels = channels
+        self._decoupled: dict[tuple[int, int, str], tuple[float, bool]] = {}
+
+    @asynccontextmanager
+    async def errand(
+        self, context: Any, method: str, path: str = PATH
+    ) -> AsyncIterator[tuple[Errand, Metadata]]:
+        """A request's life in the account: what ends it (Refused, a cancel, a bug) is counted. If
+        nothing does, the caller has called `end`."""
+        errand = Errand(self.plane)
+        metadata: Metadata = tuple(context.invocation_metadata() or ())
+        try:
+            verb = "POST" if path == PATH else "GET"
+            errand.begin(head_of(verb, path, metadata), method.encode())
+            yield errand, metadata
+        except Refused as refused:
+            failed = refused.reason >= FIRST_FAILURE
+            outcome = Count.FAILED if failed else Count.REFUSED
+            errand.end(outcome, refused.status, refused.reason)
+            raise
+        except (asyncio.CancelledError, Ended):
+            errand.end(Count.CANCELLED, 499)
+            raise
+        except grpc.aio.AioRpcError as error:
+            # The engine's own word, or the client's deadline.
+            status = status_of(error.code())
+            outcome = Count.CANCELLED if status == 504 else Count.COMPLETED
+            errand.end(outcome, status)
+            raise
+        finally:
+            errand.end(Count.FAILED, 500, Reason.INTERNAL)
+
+    def named(self, errand: Errand, model: str, message: bytes) -> bytes:
+        """The message with the name that the engines know the model by."""
+        return message if errand.model == model else renamed(message, errand.model)
+
+    def invocation(self, errand: Errand, context: Any, metadata: Metadata) -> dict[str, Any]:
+        """Keywords of a call to the errand's endpoint."""
+        return {
+            "metadata": forwarded(
+                metadata, self._endpoint(errand), errand.request_id, self.plane.has_keys
+            ),
+            "timeout": context.time_remaining(),
+        }
+
+    async def channel(self, errand: Errand) -> grpc.aio.Channel:
+        """To the errand's endpoint. Failed: there can be none."""
+        try:
+            async with asyncio.timeout(self.plane.settings.connect_s):
+                return await self.channels.connect(self._endpoint(errand))
+        except TimeoutError:
+            raise Failed(Cause.DIAL, "no connection in time") from None
+        except OSError as error:
+            raise Failed(Cause.DIAL, str(error)) from None
+
+    def _endpoint(self, errand: Errand) -> Endpoint:
+        assert errand.endpoint is not None
+        return errand.endpoint
+
+    async def patiently(self, errand: Errand, seconds: float, answer: Awaitable[T]) -> T:
+        """Wait for an engine's word. Failed, Refused, or the AioRpcError that is its word."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await answer
+        except TimeoutError:
+            raise Failed(Cause.TIMEOUT, f"{seconds:g}") from None
+        except asyncio.CancelledError:
+            if errand.is_cut:
+                raise Refused(Reason.DRAIN_GRACE_OVER) from None
+            if errand.doom is not None:
+                raise Failed(Cause.CONDEMNED, errand.doom) from None
+            raise
+        except grpc.aio.AioRpcError as error:
+            cause = cause_of(error)
+            if cause is None:
+                errand.release(Count.ANSWERED)
+                errand.answered(status_of(error.code()))
+                raise
+            raise Failed(cause, error.details() or "") from None
+
+    async def persistently(
+        self, errand: Errand, ask: Callable[[], Awaitable[T]], has_answered: Callable[[], bool]
+    ) -> T:
+        """`ask` at one endpoint after the other, as the rules for retries allow. Refused."""
+        await errand.place()
+        while True:
+            try:
+                return await ask()
+            except Failed as failed:
+                if has_answered():
+                    raise self._broken(errand, failed) from None
+                await errand.again(failed.cause, str(failed))
+
+    def _broken(self, errand: Errand, failed: Failed) -> Refused:
+        """In mid-stream: nothing is asked twice."""
+        if failed.cause is Cause.TIMEOUT:
+            errand.release(Count.TIMED_OUT)
+            return Refused(Reason.EVENT_TIMEOUT, str(failed))
+        if failed.cause is Cause.CONDEMNED:
+            errand.release(Count.CONDEMNED)
+            return Refused(Reason.ENDPOINT_CONDEMNED, str(failed))
+        errand.release(Count.LOST)
+        return Refused(Reason.UPSTREAM_LOST, "in the middle of its answer")
+
+    async def may_answer_often(self, errand: Errand) -> bool:
+        """Is the errand's model decoupled: may a request of it have any number of responses, at
+        any time? An engine that does not say is taken for one whose model is."""
+        endpoint = self._endpoint(errand)
+        key = endpoint.slot, endpoint.generation, errand.model
+        until_s, known = self._decoupled.get(key, (0.0, True))
+        if time.monotonic() < until_s:
+            return known
+        channel = await self.channel(errand)
+        ask = channel.unary_unary(SERVICE + "ModelConfig")
+        try:
+            answer = await ask(renamed(b"", errand.model), timeout=CONFIG_PATIENCE_S)
+            known = is_decoupled(answer)
+        except (grpc.aio.AioRpcError, ValueError):
+            return True
+        self._decoupled[key] = time.monotonic() + CONFIG_S, known
+        return known
+
+    def retain(self, endpoints: list[Endpoint]) -> None:
+        """The fleet has changed."""
+        places = {(one.slot, one.generation) for one in endpoints}
+        self.channels.retain(one for one in endpoints if one.grpc_port)
+        self._decoupled = {
+            key: value for key, value in self._decoupled.items() if key[:2] in places
+        }

@@ -1,0 +1,9 @@
+from typing import Any
+
+from gateway.proxy._plane import Plane
+
+def native_is_ready(plane: Plane) -> bool: ...
+def model_is_ready(plane: Plane, name: bytes, allowed: frozenset[bytes] | None) -> bool: ...
+def repository_index(
+    plane: Plane, allowed: frozenset[bytes] | None, only_ready: bool
+) -> list[dict[str, Any]]: ...
