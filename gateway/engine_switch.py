@@ -69,6 +69,7 @@ class Switch:
         self._action = action
         self._subject = subject
         self._grace_s = grace_s
+        self._has_begun = False
 
     async def carry_out(self, talk: Talk[Done]) -> Done:
         """ControlError, Unanswered: it was not done, or it is not known whether."""
@@ -88,18 +89,21 @@ class Switch:
                 self._around.caches.forget(self._member.slot)
             return done
         finally:
-            await self._give_free()
+            if self._has_begun:
+                await self._give_free()
 
     async def _withhold(self) -> None:
         """Requests for the model wait from here on."""
+        self._has_begun = True
+        is_served = self._subject in (self._member.models or {})
+        if is_served and self._action is Action.LOAD:
+            return  # what is there serves until what comes is there
         self._member.withheld[self._subject] = WHY[self._action]
         self._around.publish()
-        if self._subject in (self._member.models or {}):
+        if is_served:
             await asyncio.sleep(READ_S)
 
     async def _give_free(self) -> None:
-        if self._subject not in self._member.withheld:
-            return
         try:
             # First what it serves now: those that wait shall find it, or learn that it is gone.
             await self._around.prober.reread(self._watch)

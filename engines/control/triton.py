@@ -41,6 +41,7 @@ NO_CONTROL = (
 )
 NO_ADAPTERS = Able(False, "Triton's backends know their adapters from when a model is loaded")
 NO_SLEEP = Able(False, "Triton does not sleep: unload its models")
+LOAD_OPTIONS = "config, file:PATH (base64) and reload (true or false)"
 STATES = {
     "READY": ModelState.READY,
     "LOADING": ModelState.LOADING,
@@ -52,8 +53,9 @@ WANTED_HEADER = re.compile(r"expecting header '([^']+)'")
 
 class TritonDriver(Driver):
     """See Driver. Options of `load`: `config` (a mapping, or its JSON text) in place of the
-    repository's own, and `file:PATH` (base64) in place of its files. Of `unload`: `dependents`
-    (bool): an ensemble's steps go with it, also where another ensemble has them too."""
+    repository's own, `file:PATH` (base64) in place of its files, and `reload` (bool): let Triton
+    look whether a loaded model's files have changed. Of `unload`: `dependents` (bool): an
+    ensemble's steps go with it, also where another ensemble has them too."""
 
     def discover(self) -> Talk[Capabilities]:
         reply = yield Call("POST", f"/v2/repository/models/{NO_SUCH_MODEL}/unload")
@@ -81,10 +83,11 @@ class TritonDriver(Driver):
 
     def load(self, model: str, options: Mapping[str, Any]) -> Talk[Done]:
         parameters = _load_parameters(options)
+        anyway = bool(parameters or options.get("reload"))
         found = yield from self._settled(model)
         if found is None:
             raise Refused(404, f"there is no model '{model}' in its repository")
-        if found.state is ModelState.READY and not parameters:
+        if found.state is ModelState.READY and not anyway:
             return Done(False, f"'{model}' is loaded already")
         yield from self._switch(model, "load", parameters)
         found = yield from self._settled(model)
@@ -181,8 +184,8 @@ def _load_parameters(options: Mapping[str, Any]) -> dict[str, str]:
             found[name] = value if isinstance(value, str) else json.dumps(value)
         elif name.startswith("file:") and isinstance(value, str):
             found[name] = value
-        else:
-            raise Refused(400, f"unknown option '{name}'; there are config and file:PATH (base64)")
+        elif name != "reload" or not isinstance(value, bool):
+            raise Refused(400, f"unknown option '{name}'; there are {LOAD_OPTIONS}")
     return found
 
 

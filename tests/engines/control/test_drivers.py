@@ -290,6 +290,12 @@ TRITON = [
         Done(True, "'m' is loaded", forgets=True),
     ),
     (
+        "loaded, and maybe changed on disk",
+        lambda driver: driver.load("m", {"reload": True}),
+        [index(READY), (LOAD, EMPTY), index(READY)],
+        Done(True, "'m' is loaded", forgets=True),
+    ),
+    (
         "broken",
         lambda driver: driver.load("m", {}),
         [index(("m",)), (LOAD, (400, {"error": "load failed for model 'm': out of memory"}))],
@@ -323,7 +329,10 @@ TRITON = [
         "an option that is none",
         lambda driver: driver.load("m", {"cfg": 1}),
         [],
-        Refused(400, "unknown option 'cfg'; there are config and file:PATH (base64)"),
+        Refused(
+            400,
+            "unknown option 'cfg'; there are config, file:PATH (base64) and reload (true or false)",
+        ),
     ),
     (
         "away",
