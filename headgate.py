@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from bench.cli import bench
+from gateway.engine_commands import engines
 from gateway.version import VERSION
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def main() -> None:
 
 
 main.add_command(bench)
+main.add_command(engines)
 
 # Flag -> key path in the configuration; the flags win over environment and file.
 PATHS = {
@@ -203,7 +205,8 @@ def explain(
         headgate explain --config headgate.yaml --prompt-file prompt.txt --model qwen3-8b
         headgate explain --prompt-file request.json -H 'x-session-id: 7' --json
     """
-    from gateway.explain import ExplainError, Question, ask, read_prompt, table
+    from gateway.admin_client import AdminError
+    from gateway.explain import Question, ask, read_prompt, table
 
     config = _loaded(_loader(config_path, {}))
     fields = []
@@ -223,7 +226,7 @@ def explain(
         answer = ask(
             admin or f"http://{place}:{config.admin.port}", config.admin.token.reveal(), question
         )
-    except ExplainError as error:
+    except AdminError as error:
         raise click.ClickException(str(error)) from None
     if as_json:
         click.echo(json.dumps(answer, indent=2))

@@ -23,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.admin_engines import engine_routes
 from gateway.config import Engine, Secret, show
 from gateway.config.reader import Reader
 from gateway.fleet import FleetError, Member
@@ -65,6 +66,7 @@ def make_app(control: "Control") -> ASGIApp:
             Route("/admin/endpoints/{name}", routes.remove_endpoint, methods=["DELETE"]),
             Route("/admin/endpoints/{name}/drain", routes.drain, methods=["POST"]),
             Route("/admin/endpoints/{name}/undrain", routes.undrain, methods=["POST"]),
+            *engine_routes(control, routes.member, _body),
             Route("/admin/models", routes.models),
             Route(
                 "/admin/v2/repository/models/{model}/{verb}", routes.repository, methods=["POST"]
@@ -196,13 +198,19 @@ class _Routes:
         except (msgspec.DecodeError, RecursionError) as error:
             raise HTTPException(400, f"The body is not JSON: {error}") from None
         # From the network no env: and file:, or a token holder could read files through a header.
-        key = data.pop("api_key", "") if isinstance(data, dict) else ""
+        secrets = {
+            name: data.pop(name, "") if isinstance(data, dict) else ""
+            for name in ("api_key", "control_header")
+        }
         engine: Engine = reader.read(Engine, data)
-        if not isinstance(key, str) or key.startswith(("env:", "file:")):
-            reader.errors.append("body: api_key: expected the key itself as text")
+        for name, text in secrets.items():
+            if not isinstance(text, str) or text.startswith(("env:", "file:")):
+                reader.errors.append(f"body: {name}: expected the secret itself as text")
         if reader.errors:
             raise HTTPException(400, "; ".join(reader.errors))
-        engine = msgspec.structs.replace(engine, api_key=Secret(key))
+        engine = msgspec.structs.replace(
+            engine, **{name: Secret(text) for name, text in secrets.items()}
+        )
         if engine.data_parallel > 1:
             raise HTTPException(
                 400, "body: data_parallel: add each rank by itself: {..., name: ..., rank: 0}"
@@ -298,6 +306,10 @@ class _Routes:
     def _describe(self, watch: Watch) -> dict[str, Any]:
         control = self._control
         return describe_endpoint(watch, control.shared.table, control.caches, time.monotonic())
+
+    def member(self, request: Request) -> Member:
+        """The endpoint that the path names. HTTPException 404: there is none."""
+        return self._watch(request).member
 
     def _watch(self, request: Request) -> Watch:
         name = request.path_params["name"]

@@ -106,6 +106,14 @@ class Caches:
         if not cache.is_exact:
             self._assumed.cache(slot).clear()
 
+    def lost(self, slot: int) -> None:
+        """Its engine lives and has dropped what it had cached, as it does to sleep."""
+        cache = self._caches.get(slot)
+        if cache is not None and cache.is_exact and cache.subscription is not None:
+            # It tells of that no sooner than with its next step, which may be somebody's request.
+            cache.subscription.events.forget()
+        self.forget(slot)
+
     def follow(self, member: Member, source: KvSource) -> None:
         """Take the engine's own word from here on. ValueError: no such address.
 

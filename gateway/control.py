@@ -22,6 +22,8 @@ from gateway.access_log import AccessLog
 from gateway.bus import Bus, NoBus, RedisBus, Sharer, endpoint_hash
 from gateway.caches import Caches
 from gateway.config import Config, ConfigError, Engine, check_engine, engine_name, ranks_of
+from gateway.engine_control import EngineControl
+from gateway.engine_switch import Surroundings
 from gateway.fleet import Fleet, FleetError, Member
 from gateway.kv_following import KvFollowing
 from gateway.listener import open_listeners, reserve_port
@@ -141,6 +143,14 @@ class Control:
             on_sent=self._on_sent,
             module=self._worker_module,
         )
+        self.engine_control = EngineControl(
+            Surroundings(
+                self.prober,
+                self.caches,
+                self.publish,
+                lambda slot: self.shared.table.load(slot)["in_flight"],
+            )
+        )
         self.bus = self._join()
         self.sharer = Sharer(
             self.shared.table,
@@ -171,6 +181,7 @@ class Control:
         finally:
             await self.supervisor.drain(0, 0)
             await admin.stop()
+            await self.engine_control.close()
             await self.prober.close()
             self.caches.stop()
             for handle in (self._share_handle, self._sweep_handle, self._reload_handle):

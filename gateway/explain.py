@@ -4,20 +4,13 @@ Asks its admin port; blocks, so for the command line only. The answer is a worke
 path's code: see `gateway.proxy._explain`.
 """
 
-import http.client
 import json
-import ssl
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
-__all__ = ["ExplainError", "Question", "ask", "read_prompt", "table"]
+from gateway.admin_client import call
 
-TIMEOUT_S = 10.0
-
-
-class ExplainError(Exception):
-    """There is no answer; the text says why and what to do, for people."""
+__all__ = ["Question", "ask", "read_prompt", "table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,46 +44,14 @@ def read_prompt(text: str, model: str | None, path: str | None) -> tuple[str, st
 
 
 def ask(admin: str, token: str, question: Question) -> dict[str, Any]:
-    """The gateway's answer. `admin`: http[s]://host:port. ExplainError."""
-    place = urlsplit(admin)
-    if place.scheme not in ("http", "https") or not place.hostname:
-        raise ExplainError(f"--admin: expected http://HOST:PORT, got {admin!r}")
-    body = json.dumps(
-        {
-            "path": question.path,
-            "headers": dict(question.headers),
-            "body": question.body,
-            "key": question.key,
-        }
-    )
-    kind = http.client.HTTPSConnection if place.scheme == "https" else http.client.HTTPConnection
-    connection = kind(place.hostname, place.port, timeout=TIMEOUT_S)
-    try:
-        connection.request(
-            "POST",
-            "/admin/explain",
-            body.encode(),
-            {"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-        )
-        response = connection.getresponse()
-        status, text = response.status, response.read().decode("utf-8", "replace")
-    except (OSError, ssl.SSLError, http.client.HTTPException) as error:
-        raise ExplainError(
-            f"no gateway answers at {admin} ({error}): start it (`headgate serve`), or name its "
-            "admin port with --admin"
-        ) from None
-    finally:
-        connection.close()
-    try:
-        answer = json.loads(text)
-    except ValueError:
-        raise ExplainError(f"{admin} answers {status}, and no JSON: is it a gateway?") from None
-    if status != 200:
-        what = answer.get("error", {}).get("message", text) if isinstance(answer, dict) else text
-        if status == 401:
-            what = "Missing or wrong admin token; give the gateway's own file with --config"
-        raise ExplainError(f"{admin} answers {status}: {what}")
-    found: dict[str, Any] = answer
+    """The gateway's answer. `admin`: http[s]://host:port. AdminError."""
+    body = {
+        "path": question.path,
+        "headers": dict(question.headers),
+        "body": question.body,
+        "key": question.key,
+    }
+    found: dict[str, Any] = call(admin, token, "POST", "/admin/explain", body)
     return found
 
 

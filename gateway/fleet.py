@@ -62,6 +62,8 @@ class Member:
     """Of a Triton: its models that generate text."""
     labels: int = 0
     """Its bits in the table."""
+    withheld: dict[str, str] = field(default_factory=dict)
+    """Models that get no requests there for now, listed or not, and why: they come or go."""
     leaving: bool = False
     """Removed as soon as nothing runs there."""
 
@@ -130,6 +132,7 @@ class Fleet:
             member.block_tokens = 0
             if member.engine.kind == AUTO:
                 member.kind = UNTOLD
+            member.withheld = {}
         member.address = address
 
     def set_models(self, member: Member, entries: list[dict[str, Any]]) -> bool:
@@ -179,9 +182,13 @@ class Fleet:
         parents: dict[str, str] = {}
         for member in placed:
             for name, entry in (member.models or {}).items():
-                slots.setdefault(name, []).append(member.slot)
+                held = slots.setdefault(name, [])
+                if name not in member.withheld:
+                    held.append(member.slot)
                 if (base := base_of(name, entry)) != name:
                     parents[name] = base
+            for name in member.withheld:
+                slots.setdefault(name, [])
         aliases = {
             alias: [messages.Choice(model, weight) for model, weight in targets.items()]
             for alias, targets in config.aliases().items()

@@ -4,6 +4,7 @@
     OPEN --trial due--> TRIAL --trial won--> READY (its share grows: slow start)
                         TRIAL --trial lost, ill, silent, dead, stalled--> OPEN, longer backoff
     any --drain--> DRAINING --undrain--> UNKNOWN
+    any but DRAINING --asleep--> ASLEEP --awake--> READY
 
 DEAD (nobody listens) and STALLED (the engine hangs) also condemn what runs there. Whoever owns
 the machine reads counts and clock, tells it, and carries out the `Transition` that comes back.
@@ -47,6 +48,8 @@ class Cause(Enum):
     TRIAL_LOST = auto()
     DRAIN = auto()
     UNDRAIN = auto()
+    ASLEEP = auto()
+    AWAKE = auto()
 
 
 _OPENING = (Cause.ILL, Cause.SILENT, Cause.DEAD, Cause.STALLED)
@@ -60,11 +63,18 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
     (State.TRIAL, Cause.TRIAL_LOST): State.OPEN,
     (State.READY, Cause.FAILURES): State.OPEN,
     **{(state, cause): State.OPEN for state in (State.READY, State.TRIAL) for cause in _OPENING},
+    **{
+        (state, Cause.ASLEEP): State.ASLEEP
+        for state in (State.UNKNOWN, State.READY, State.TRIAL, State.OPEN)
+    },
+    (State.ASLEEP, Cause.AWAKE): State.READY,
+    # What runs there waits for it to wake; only one that is not there at all is out of service.
+    (State.ASLEEP, Cause.DEAD): State.OPEN,
     # Already out of service, but what still runs there has to be told.
     **{(state, cause): state for state in (State.OPEN, State.DRAINING) for cause in _CONDEMNING},
     **{
         (state, Cause.DRAIN): State.DRAINING
-        for state in (State.UNKNOWN, State.READY, State.TRIAL, State.OPEN)
+        for state in (State.UNKNOWN, State.READY, State.TRIAL, State.OPEN, State.ASLEEP)
     },
     (State.DRAINING, Cause.UNDRAIN): State.UNKNOWN,
 }
@@ -277,6 +287,12 @@ class Health:
     def undrain(self, now_s: float) -> Transition | None:
         """Operator's order: back to service after a good probe. None if it was not draining."""
         return self._go(now_s, Cause.UNDRAIN, "drain taken back")
+
+    def on_sleep(self, now_s: float, asleep: bool) -> Transition | None:
+        """Its engine sleeps, or does not; None if that is known."""
+        if asleep:
+            return None if self.state is State.ASLEEP else self._go(now_s, Cause.ASLEEP, "asleep")
+        return self._go(now_s, Cause.AWAKE, "awake")
 
     def _on_good_probe(self, now_s: float) -> Transition | None:
         self._bad_probes = self._silent_probes = 0

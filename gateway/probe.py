@@ -15,6 +15,7 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
+from engines.control import Call, Reply
 from engines.kind import KINDS, UNTOLD
 from engines.kv_sources import KV_SOURCES_PATH, KvSource, parse_kv_sources
 from engines.tokens.ask import Question
@@ -23,7 +24,7 @@ from gateway.fleet import Member
 from gateway.health import Outcome
 from gateway.version import VERSION
 
-__all__ = ["Probe"]
+__all__ = ["Probe", "Unanswered"]
 
 PAGE_BYTES = 8 << 20
 """Most that is read of an answer; a model list with a thousand adapters is some 100 KB."""
@@ -36,6 +37,10 @@ LOAD_S = 600.0
 OUR_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """We are out of something: that says nothing about the engine."""
 UNREACHABLE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH)
+
+
+class Unanswered(Exception):
+    """An engine gave no answer; the text says why, for people."""
 
 
 class Probe:
@@ -149,6 +154,16 @@ class Probe:
         status, answer, error = await self._ask(member, question.path, body)
         return None if error is not None else (status, answer.encode())
 
+    async def call(self, member: Member, call: Call, timeout_s: float) -> Reply:
+        """A request of `engines.control`. Unanswered: there was no answer; the text says why."""
+        body = None if call.body is None else msgspec.json.encode(call.body)
+        status, answer, error = await self._ask(
+            member, call.path, body, method=call.method, timeout_s=timeout_s
+        )
+        if error is not None:
+            raise Unanswered(answer)
+        return Reply(status, answer.encode())
+
     async def change_repository(self, member: Member, path: str, body: bytes) -> tuple[int, bytes]:
         """Have a model loaded or unloaded: status and answer; status 0: there was no answer."""
         status, answer, error = await self._ask(member, path, body, timeout_s=LOAD_S)
@@ -160,6 +175,7 @@ class Probe:
         path: str,
         body: bytes | None = None,
         *,
+        method: str = "",
         timeout_s: float | None = None,
     ) -> tuple[int, str, Outcome | None]:
         """GET, or POST of JSON: (status, body, None), or (0, what happened, outcome)."""
@@ -172,11 +188,14 @@ class Probe:
             headers["Authorization"] = f"Bearer {engine.api_key.reveal()}"
         if body is not None:
             headers["Content-Type"] = "application/json"
+        if engine.control_header:
+            name, _, value = engine.control_header.reveal().partition(":")
+            headers[name.strip()] = value.strip()
         if engine.rank is not None:
             headers["X-data-parallel-rank"] = str(engine.rank)
         try:
             async with self._session.request(
-                "GET" if body is None else "POST",
+                method or ("GET" if body is None else "POST"),
                 target,
                 data=body,
                 headers=headers,

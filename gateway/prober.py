@@ -18,12 +18,14 @@ from gateway.bus import endpoint_hash
 from gateway.caches import Caches
 from gateway.config.schema import Health as HealthConfig
 from gateway.config.schema import Overload
+from gateway.conversation import driver_for
 from gateway.fleet import Fleet, Member
 from gateway.health import Health, Outcome, Rules, Transition
 from gateway.kv_following import KvFollowing
 from gateway.messages import Condemn
 from gateway.probe import Probe
 from gateway.scraping import Scraping
+from gateway.sleep_look import SleepLook
 from router import State, Table
 
 __all__ = ["Prober", "Watch"]
@@ -62,6 +64,10 @@ class Watch:
     """As last written to the table."""
     nudge: asyncio.Event = field(default_factory=asyncio.Event)
     task: "asyncio.Task[None] | None" = None
+    asleep: bool = False
+    """As it said last; what an engine that does not say was last told."""
+    n_switches: int = 0
+    """Grows when it is told to sleep or to wake, and when that is done; odd in between."""
 
 
 class Prober:
@@ -95,6 +101,7 @@ class Prober:
         self._on_condemn = on_condemn
         self._on_left = on_left
         self._following = following
+        self._sleep_look = SleepLook()
         self._probe = Probe(config.timeout_s)
         self._scraping = Scraping(config, self._probe.context, self._on_load)
         self._ticker = asyncio.create_task(self._tick_forever())
@@ -149,6 +156,31 @@ class Prober:
         self._following.forget(member)
         self._caches.open(member, PROFILES[member.engine.profile])
 
+    @property
+    def probe(self) -> Probe:
+        """For questions and orders of others."""
+        return self._probe
+
+    def watch(self, member: Member) -> Watch | None:
+        """Of a member; None: it has left, or is another one by now."""
+        watch = self.watches.get(member.slot)
+        return watch if watch is not None and watch.member is member else None
+
+    def mark_asleep(self, watch: Watch, asleep: bool) -> None:
+        """Its engine sleeps, or is about to; or it has woken."""
+        watch.asleep = asleep
+        self._carry_out(watch, watch.health.on_sleep(time.monotonic(), asleep))
+
+    def release_from(self, member: Member, why: str) -> None:
+        """What waits there for an answer will get none: it is asked elsewhere, or ended."""
+        if self._table.load(member.slot)["in_flight"]:
+            self._on_condemn(Condemn(member.slot, member.generation, why, hung=True))
+
+    async def reread(self, watch: Watch) -> None:
+        """Read its model list now."""
+        watch.models_s = -1.0e9
+        await self._read_models(watch, "")
+
     async def change_repository(self, member: Member, path: str, body: bytes) -> tuple[int, bytes]:
         """See Probe; its models are read again at once."""
         answer = await self._probe.change_repository(member, path, body)
@@ -187,12 +219,18 @@ class Prober:
         await self._resolve(watch)
         if not member.address:
             outcome, text = Outcome.SILENT, f"the name {member.url.host} has no address"
+        elif watch.asleep and not driver_for(member).tells_sleep:
+            # Its health route may compute a token, with weights that are not there.
+            _, outcome, text = await self._probe.models(member)
         else:
             outcome, text = await self._probe.health(member)
         if outcome is Outcome.GOOD:
             outcome, text = await self._ask_kind(watch, text)
         if outcome is Outcome.GOOD:
             outcome, text = await self._read_models(watch, text)
+        if outcome is Outcome.GOOD:
+            # Before it can become ready: what it is sent while it sleeps hangs.
+            await self._look_for_sleep(watch)
         if (
             outcome is not Outcome.GOOD
             and watch.health.state is State.UNKNOWN
@@ -207,6 +245,19 @@ class Prober:
             if not self._scraping.is_on(member.slot):
                 self._scraping.start(member)
             await self._following.look(self._probe, member)
+
+    async def _look_for_sleep(self, watch: Watch) -> None:
+        """Others may put it to sleep, and it answers probes all the while."""
+        before = watch.n_switches
+        asleep = await self._sleep_look.look(self._probe, watch.member)
+        if watch.n_switches % 2 or watch.n_switches != before:
+            return  # what it said may be over
+        if asleep is None:
+            asleep = watch.asleep
+        elif asleep and not watch.asleep:
+            self.release_from(watch.member, "its engine was put to sleep")
+            self._caches.lost(watch.member.slot)
+        self.mark_asleep(watch, asleep)
 
     def _complain(self, text: str) -> None:
         """Of something that meets every probe: once a minute."""
@@ -239,6 +290,7 @@ class Prober:
         watch.health = self._new_health(member, time.monotonic())
         watch.models_s = -1.0e9
         watch.load = None
+        watch.asleep = False
         self._scraping.stop(member.slot)
         self._write_new_row(member)
         if drained:
@@ -349,6 +401,7 @@ class Prober:
         now_s = time.monotonic()
         self._table.set_row(member.slot, state=health.state, share=health.share(now_s))
         if transition.condemns:
+            watch.asleep = False
             self._caches.forget(member.slot)
             self._on_condemn(
                 Condemn(member.slot, member.generation, transition.reason, transition.hung)

@@ -18,6 +18,7 @@ cpdef enum State:
     TRIAL = 3       # back from OPEN: gets one request at a time
     OPEN = 4        # the circuit is open: failing, dead or stalled; gets no requests
     DRAINING = 5    # finishes what it has; gets no requests
+    ASLEEP = 6      # its engine sleeps: gets no requests
 
 cpdef enum:
     # Added to `failures_in_row` on an answer that only a dying engine gives.

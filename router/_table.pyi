@@ -9,6 +9,7 @@ class State(IntEnum):
     TRIAL = 3
     OPEN = 4
     DRAINING = 5
+    ASLEEP = 6
 
 DYING: int
 

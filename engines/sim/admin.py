@@ -1,10 +1,9 @@
-"""The routes of operators and probes: health, metrics, sleep, pause, cache reset."""
+"""The routes of operators and probes: health, metrics, pause, cache reset."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engines.sim.errors import ApiError
 from engines.sim.http import Request
 from engines.sim.life import Life
 from engines.sim.metrics import CONTENT_TYPE
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     from engines.sim.server import SimEngine
 
 __all__ = ["Admin"]
-
-_SLEEP_STATES = ("awake", "weights_offloaded", "discard_all")
 
 
 class Admin:
@@ -44,29 +41,6 @@ class Admin:
         kv = self._engine.kv
         response.send(200, compact({} if kv is None else {"0": kv.describe()}))
 
-    def sleep(self, request: Request, response: Response) -> None:
-        """`POST /sleep?level=`: ends what runs, and drops the cache from level 1 on."""
-        level = _level(request)
-        engine = self._engine
-        engine.interrupt()
-        engine.asleep = True
-        if level:
-            engine.forget_cache()
-        engine.metrics.sleep_state = _SLEEP_STATES[level]
-        response.send(200, compact({"status": "sleeping", "level": level}))
-
-    def wake_up(self, request: Request, response: Response) -> None:
-        """`POST /wake_up`."""
-        self._engine.asleep = False
-        self._engine.metrics.sleep_state = _SLEEP_STATES[0]
-        self._engine.wake()
-        tags = request.query.get("tags")
-        response.send(200, compact({"status": "awake", "tags": tags}))
-
-    def is_sleeping(self, request: Request, response: Response) -> None:
-        """`GET /is_sleeping`."""
-        response.send(200, compact({"is_sleeping": self._engine.asleep}))
-
     def pause(self, request: Request, response: Response) -> None:
         """`POST /pause?mode=`: `keep` holds what runs until `/resume`, else it ends."""
         engine = self._engine
@@ -90,14 +64,3 @@ class Admin:
     def reset_prefix_cache(self, request: Request, response: Response) -> None:
         """`POST /reset_prefix_cache`: without effect while anything runs."""
         response.send(200, compact({"success": self._engine.forget_cache()}))
-
-
-def _level(request: Request) -> int:
-    given = request.query.get("level", ["1"])[0]
-    if given.isdigit() and int(given) <= 2:
-        return int(given)
-    detail = (
-        "{'type': 'less_than_equal', 'loc': 'query.level', 'msg': 'Input should be less than or "
-        f"equal to 2', 'input': {given!r}, 'ctx': {{'le': 2}}}}"
-    )
-    raise ApiError(400, f"1 validation error:\n  {detail}", "Bad Request", "query.level")

@@ -32,6 +32,12 @@ class SimConfig:
     """Tokens per KV block."""
     kv_tokens: int | None = None
     """KV cache size; None: the profile's."""
+    runtime_adapters: bool = True
+    """Adapters come and go, as with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1; else 404."""
+    dev_mode: bool = True
+    """It can be put to sleep (vLLM: VLLM_SERVER_DEV_MODE=1); else these routes are 404."""
+    switch_s: float = 0.0
+    """How long loading an adapter, falling asleep and waking take."""
     max_model_len: int = 32768
     """Longest prompt plus answer, in tokens; lowered to what the KV cache holds."""
     max_num_seqs: int = 256

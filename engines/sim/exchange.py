@@ -10,6 +10,7 @@ from engines.sim.errors import ApiError
 from engines.sim.job import Job
 from engines.sim.reply import Reply
 from engines.sim.response import Response
+from engines.sim.sleep import Switches
 
 __all__ = ["Backend", "Exchange"]
 
@@ -27,6 +28,13 @@ class Backend(Protocol):
 
     def settle(self, response: Response, outcome: str) -> None:
         """Account for the end of a request, once: finished, aborted, failed or refused."""
+
+    def after(self, delay_s: float, act: Callable[[], None]) -> None:
+        """Call when so much time has passed; at once if none is to pass."""
+
+    @property
+    def switches(self) -> Switches:
+        """How often what it serves was switched."""
 
 
 class Exchange:

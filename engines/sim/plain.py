@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.parser import BytesParser
 from email.policy import HTTP
+from functools import partial
 from hashlib import blake2b
 from time import time
 
@@ -157,17 +158,38 @@ class Plain:
             if name not in fields:
                 raise field_missing(name, len(fields))
         name, path = str(fields["lora_name"]), str(fields["lora_path"])
-        self.models.load(name, path, bool(fields.get("load_inplace")))
-        self._say(response, f"Success: LoRA adapter '{name}' added successfully.")
+        self._switch(response, partial(self._load, name, path, bool(fields.get("load_inplace"))))
 
     def unload_adapter(self, request: Request, response: Response) -> None:
         """`POST /v1/unload_lora_adapter`."""
         fields = fields_of(request)
         if "lora_name" not in fields:
             raise field_missing("lora_name", len(fields))
-        name = str(fields["lora_name"])
+        self._switch(response, partial(self._unload, str(fields["lora_name"])))
+
+    def _load(self, name: str, path: str, in_place: bool) -> str:
+        self.models.load(name, path, in_place)
+        self.generator.backend.switches.adapter_loads += 1
+        return f"Success: LoRA adapter '{name}' added successfully."
+
+    def _unload(self, name: str) -> str:
         self.models.unload(name)
-        self._say(response, f"Success: LoRA adapter '{name}' removed successfully.")
+        self.generator.backend.switches.adapter_unloads += 1
+        return f"Success: LoRA adapter '{name}' removed successfully."
+
+    def _switch(self, response: Response, act: Callable[[], str]) -> None:
+        """Answer with what `act` says, when it has taken its time."""
+
+        def run() -> None:
+            try:
+                text = act()
+            except ApiError as error:
+                response.send(error.status, error.body())
+                self.generator.backend.settle(response, "refused")
+            else:
+                self._say(response, text)
+
+        self.generator.backend.after(self.config.switch_s, run)
 
     def _pooling_fields(self, request: Request) -> Fields:
         if not self.config.pooling:

@@ -12,6 +12,7 @@ from engines.sim.http import Request
 from engines.sim.plain import Plain
 from engines.sim.response import Response
 from engines.sim.responses import ResponseStore
+from engines.sim.sleep import SleepRoutes
 
 if TYPE_CHECKING:
     from engines.sim.server import SimEngine
@@ -25,6 +26,7 @@ class Routes:
     """The routes of one start of an engine; responses stored here are lost with it."""
 
     def __init__(self, engine: SimEngine) -> None:
+        self._engine = engine
         self._generator = Generator(engine.config, engine.models, ResponseStore(), engine)
         self._plain = Plain(engine.config, engine.models, self._generator)
         self._table = self._paths(Admin(engine))
@@ -51,6 +53,7 @@ class Routes:
 
     def _paths(self, admin: Admin) -> Mapping[str, Mapping[str, Handler]]:
         generator, plain = self._generator, self._plain
+        config = self._engine.config
         rerank, score = {"POST": plain.rerank}, {"POST": plain.score}
         return {
             "/v1/chat/completions": {"POST": generator.chat},
@@ -66,8 +69,7 @@ class Routes:
             "/v1/score": score,
             "/score": score,
             "/v1/audio/transcriptions": {"POST": plain.transcriptions},
-            "/v1/load_lora_adapter": {"POST": plain.load_adapter},
-            "/v1/unload_lora_adapter": {"POST": plain.unload_adapter},
+            **(self._adapter_paths() if config.runtime_adapters else {}),
             "/tokenize": {"POST": plain.tokenize},
             "/detokenize": {"POST": plain.detokenize},
             "/version": {"GET": plain.version},
@@ -76,11 +78,24 @@ class Routes:
             "/load": {"GET": admin.load},
             "/metrics": {"GET": admin.metrics},
             "/kv_event_sources": {"GET": admin.kv_event_sources},
-            "/sleep": {"POST": admin.sleep},
-            "/wake_up": {"POST": admin.wake_up},
-            "/is_sleeping": {"GET": admin.is_sleeping},
+            **(_sleep_paths(SleepRoutes(self._engine)) if config.dev_mode else {}),
             "/pause": {"POST": admin.pause},
             "/resume": {"POST": admin.resume},
             "/is_paused": {"GET": admin.is_paused},
             "/reset_prefix_cache": {"POST": admin.reset_prefix_cache},
         }
+
+    def _adapter_paths(self) -> Mapping[str, Mapping[str, Handler]]:
+        return {
+            "/v1/load_lora_adapter": {"POST": self._plain.load_adapter},
+            "/v1/unload_lora_adapter": {"POST": self._plain.unload_adapter},
+        }
+
+
+def _sleep_paths(sleep: SleepRoutes) -> Mapping[str, Mapping[str, Handler]]:
+    return {
+        "/sleep": {"POST": sleep.sleep},
+        "/wake_up": {"POST": sleep.wake_up},
+        "/is_sleeping": {"GET": sleep.is_sleeping},
+        "/collective_rpc": {"POST": sleep.collective_rpc},
+    }

@@ -26,6 +26,7 @@ from engines.sim.metrics import Metrics
 from engines.sim.models import ModelTable
 from engines.sim.response import Response
 from engines.sim.routes import Routes
+from engines.sim.sleep import Sleep, Switches
 
 if TYPE_CHECKING:
     from engines.sim.kv_events import KvPublisher
@@ -102,6 +103,8 @@ class SimEngine:
         names = (config.model, *config.aliases)
         self.models = ModelTable(names, config.adapters, config.context_tokens)
         self.asleep = self.paused = False
+        self.sleep = Sleep()
+        self.switches = Switches()
         self.front.routes = Routes(self)
 
     def _serve(self) -> None:
@@ -361,9 +364,21 @@ class SimEngine:
             "kv_blocks_held": core.pool.held,
             "kv_blocks_cached": core.pool.cached,
             "kv_evictions": core.pool.evictions,
+            "has_weights": self.sleep.has_weights,
+            "adapter_loads": self.switches.adapter_loads,
+            "adapter_unloads": self.switches.adapter_unloads,
+            "sleeps": self.switches.sleeps,
+            "wakes": self.switches.wakes,
         }
 
     # timers
+
+    def after(self, delay_s: float, act: Callable[[], None]) -> None:
+        """Now if there is no delay; else then, unless the engine has exited by then."""
+        if delay_s > 0:
+            self._later(delay_s, act, self._timers)
+        else:
+            act()
 
     def _later(
         self, delay_s: float, act: Callable[[], None], timers: set[asyncio.TimerHandle]

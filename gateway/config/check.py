@@ -20,6 +20,7 @@ MAX_GPU_LABELS = 4
 # For a `tokenizer`: none here, the engine has one.
 ASK = "engine"
 LABEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
+HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+:.+")
 
 __all__ = ["ASK", "check", "check_engine", "engine_name", "ranks_of"]
 
@@ -42,6 +43,9 @@ def check_engine(engine: Engine) -> None:
     """ValueError, beginning with the key, if it cannot be used: URL, profile, CA file."""
     if not engine.api_key.reveal().isprintable():
         raise ValueError("api_key: holds a control character, a line end perhaps")
+    header = engine.control_header.reveal()
+    if header and (not HEADER.fullmatch(header) or not header.isprintable()):
+        raise ValueError("control_header: expected NAME: VALUE")
     if len(engine.url) > MAX_URL:
         raise ValueError(f"url: {len(engine.url)} characters; at most {MAX_URL} are taken")
     try:

@@ -102,6 +102,9 @@ class Engine(Struct, frozen=True, kw_only=True):
     """As seen in logs, metrics and the admin API; default: host:port."""
     api_key: Secret = Secret()
     """Sent as `Authorization: Bearer` on requests and probes."""
+    control_header: Secret = Secret()
+    """`NAME: VALUE`, sent with our own questions and orders, never with clients' requests: what
+    Triton's --http-restricted-api asks for. Inline, as env:NAME or file:PATH."""
     ca_file: str = ""
     """PEM file with the CA for https; default: the system's."""
     server_name: str = ""

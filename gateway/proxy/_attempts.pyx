@@ -158,7 +158,8 @@ cdef class Attempts:
         name = request.served.name
         what = f"the model '{name}'" if name else "this path"
         if self.ask.n_slots == 0:
-            return Reason.NO_ENDPOINT, ("none is known yet",)
+            text = f"none has '{name}' ready" if name else "none is known yet"
+            return Reason.NO_ENDPOINT, (text,)
         if self._is_offered() or not self.plane.complete:
             labels = self.plane.label_texts(
                 request.course.labels | request.key_labels, request.strange_labels)

@@ -180,6 +180,10 @@ cdef class TritonCall(Call):
         if not upstream.has_head:
             upstream._begin_stream()
         upstream.reply.take(self.choice, &response, upstream.out)
+        if response.is_final:
+            # The status is on its way. Reset instead, a stream at its end may leave Triton with a
+            # request for good, and then its model is never unloaded.
+            self.leave()
         if self.choice.is_over or response.is_final:
             return upstream._close_call(self)
         return 0

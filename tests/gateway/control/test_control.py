@@ -181,7 +181,7 @@ def test_endpoints_come_drain_and_go(scene, engine_double, until):
         (b'{"url":"http://a","knd":1}', "body: knd: unknown key; did you mean 'kind'?"),
         (
             b'{"url":"http://a","api_key":"file:/etc/passwd"}',
-            "body: api_key: expected the key itself as text",
+            "body: api_key: expected the secret itself as text",
         ),
     ],
 )
