@@ -2,27 +2,60 @@
 
 from dataclasses import dataclass, field
 
-__all__ = ["Kind", "MetricNames"]
+__all__ = ["Kind", "MetricNames", "Series", "Tell"]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Samples of a metrics page."""
+
+    name: str
+    """As it stands there, with `_total` and its kind."""
+    having: tuple[tuple[str, str], ...] = ()
+    """Labels that they must have."""
+    label: str = ""
+    """The label whose value is the figure; empty: the sample's own value is."""
+    scale: float = 1.0
+    """From the page's unit to ours."""
+
+
+Names = tuple[str | Series, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class MetricNames:
-    """Names of the samples to read, newest first: the first that is present counts.
+    """Where each field of `EngineLoad` stands on an engine's page, newest names first: the first
+    that is there and can be read counts. A plain name is a `Series` of this name."""
 
-    Samples of one name are summed over their labels (vLLM labels by data-parallel engine), but
-    for `kv_usage`, of which the largest counts.
-    """
+    running: Names = ()
+    waiting: Names = ()
+    kv_usage: Names = ()
+    kv_capacity_tokens: Names = ()
+    kv_blocks: Names = ()
+    """Blocks in the cache: with `block_size` they tell its capacity where nothing else does."""
+    block_size: Names = ()
+    gpu_utilisation: Names = ()
+    generation_tokens: Names = ()
+    prompt_tokens: Names = ()
+    requests: Names = ()
+    request_s: Names = ()
+    adapters: Names = ()
+    """The sample with the largest value holds; `adapter_labels` has what it tells."""
+    adapter_labels: tuple[str, ...] = ()
+    """The label with how many LoRA adapters are kept, then those that list adapters in use, with
+    commas."""
+    sleep_state: Names = ()
+    """The sample with value 1 has the state in its label `sleep_state`."""
 
-    running: tuple[str, ...] = ()
-    waiting: tuple[str, ...] = ()
-    kv_usage: tuple[str, ...] = ()
-    generation_tokens: tuple[str, ...] = ()
-    prompt_tokens: tuple[str, ...] = ()
-    cache_info: tuple[tuple[str, str, str], ...] = ()
-    """(name, label with tokens per block, label with blocks): the size of the KV cache."""
-    adapters: tuple[str, str, tuple[str, ...]] | None = None
-    """(name, label with how many LoRA adapters are kept, labels that list those in use, with
-    commas): the sample with the largest value holds."""
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """By what an engine gives itself away: 200 with a JSON object that has these keys."""
+
+    path: str
+    keys: tuple[str, ...]
+    value: str = ""
+    """What stands at the first of the keys; empty: anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +63,15 @@ class Kind:
     """An engine as the gateway sees it from outside."""
 
     name: str
+    owned_by: tuple[str, ...] = ()
+    """What the entries of its model list say under `owned_by`, where it says that of itself."""
+    tells: tuple[Tell, ...] = ()
+    """Where else it says who it is; one is enough."""
     health_path: str = "/health"
     """200: alive. 404 and 405: there is no such route, and the model list decides alone."""
     models_path: str = "/v1/models"
+    models_body: bytes | None = None
+    """POSTed to it, where that is how the list is asked for."""
     blames_engine: bool = True
     """A 500 is the engine's fault, and several in a row are its end. Not where it is the answer to
     a bad request, or one of many models has failed."""

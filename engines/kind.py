@@ -3,14 +3,21 @@
 To add an engine: a file beside `vllm.py` that makes a `Kind`, and a line in `KINDS`.
 """
 
-from engines.habits import Kind, MetricNames
+from engines.habits import Kind, MetricNames, Series
+from engines.llamacpp import LLAMACPP
+from engines.nim import NIM
+from engines.ollama import OLLAMA
 from engines.sglang import SGLANG
+from engines.tgi import TGI
 from engines.triton.kind import TRITON
+from engines.trtllm import TRTLLM
 from engines.vllm import VLLM
 
-__all__ = ["KINDS", "Kind", "MetricNames"]
+__all__ = ["KINDS", "Kind", "MetricNames", "Series"]
 
 OPENAI = Kind("openai", health_path="/v1/models")
 """Any server that speaks OpenAI over HTTP and of which nothing else is known."""
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (VLLM, SGLANG, TRITON, OPENAI)}
+KINDS: dict[str, Kind] = {
+    kind.name: kind for kind in (NIM, VLLM, SGLANG, TRITON, TRTLLM, LLAMACPP, OLLAMA, TGI, OPENAI)
+}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from engines._kv_events import KvEvents
 from engines.kv_sources import KvSource
-from engines.metrics_text import AdaptersInUse
+from engines.load import AdaptersInUse
 from engines.profile import Profile
 from gateway.fleet import Member
 from gateway.kv_events import KvSubscriber

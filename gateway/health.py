@@ -12,7 +12,7 @@ the machine reads counts and clock, tells it, and carries out the `Transition` t
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from engines.metrics_text import Scrape
+from engines.load import EngineLoad
 from router import DYING, State
 
 __all__ = ["TRANSITIONS", "Cause", "Health", "Outcome", "Rules", "Transition"]
@@ -130,7 +130,7 @@ class Health:
         self._successes_at_trial = successes
         self._begun = self._begun_at_trial = 0
         self._last_tokens: float | None = None
-        self._still_scrapes = 0
+        self._still_loads = 0
         self._progress: tuple[float | None, ...] = ()
         self._progress_s = now_s  # when it last got on with something, or had nothing to do
 
@@ -207,30 +207,30 @@ class Health:
             return self._go(now_s, Cause.FAILURES, f"{self._failures.new} requests failed in a row")
         return None
 
-    def on_scrape(
+    def on_load(
         self,
         now_s: float,
-        scrape: Scrape,
+        load: EngineLoad,
         producing: int,
         last_event_s: float,
         in_flight: int = 0,
     ) -> Transition | None:
-        """The engine's own numbers beside what our requests saw. No scrape: do not call."""
-        stuck = self._see_progress(now_s, scrape, last_event_s, in_flight)
+        """The engine's own numbers beside what our requests saw. None known: do not call."""
+        stuck = self._see_progress(now_s, load, last_event_s, in_flight)
         if stuck is not None:
             return stuck
-        tokens, last = scrape.generation_tokens, self._last_tokens
+        tokens, last = load.generation_tokens, self._last_tokens
         self._last_tokens = tokens
-        if tokens is None or scrape.running is None:
-            self._still_scrapes = 0
+        if tokens is None or load.running is None:
+            self._still_loads = 0
             return None
-        if last is None or tokens != last or scrape.running == 0:
-            self._still_scrapes = 0
+        if last is None or tokens != last or load.running == 0:
+            self._still_loads = 0
             self._hung = False
             return None
-        self._still_scrapes += 1
+        self._still_loads += 1
         silent_s = now_s - last_event_s
-        if self._still_scrapes < 2 or producing <= 0 or silent_s <= self.rules.stall_s:
+        if self._still_loads < 2 or producing <= 0 or silent_s <= self.rules.stall_s:
             return None
         if self._hung:
             return None
@@ -239,23 +239,23 @@ class Health:
             now_s,
             Cause.STALLED,
             f"stalled: no event on {producing} streams for {silent_s:.1f} s, and its token counter "
-            f"stands still with {scrape.running:g} requests running",
+            f"stands still with {load.running:g} requests running",
         )
 
     def _see_progress(
-        self, now_s: float, scrape: Scrape, last_event_s: float, in_flight: int
+        self, now_s: float, load: EngineLoad, last_event_s: float, in_flight: int
     ) -> Transition | None:
         """An engine that froze while it was idle reports nothing as running, and no stream stops.
 
         What tells it is that it has requests of ours and gets on with nothing at all.
         """
         progress = (
-            scrape.generation_tokens,
-            scrape.prompt_tokens,
+            load.generation_tokens,
+            load.prompt_tokens,
             last_event_s,
             float(self._successes),
         )
-        unknown = scrape.generation_tokens is None or scrape.prompt_tokens is None
+        unknown = load.generation_tokens is None or load.prompt_tokens is None
         if unknown or in_flight <= 0 or progress != self._progress:
             self._progress, self._progress_s = progress, now_s
             return None

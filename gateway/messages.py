@@ -60,7 +60,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     rank: int | None = None
     """Data-parallel rank behind it that requests go to."""
     grpc_port: int = 0
-    """Of a Triton."""
+    """Where it speaks gRPC; 0: nowhere."""
     triton: dict[str, TritonModel] = {}
     """Of a Triton: its models that generate text."""
 

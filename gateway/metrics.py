@@ -43,6 +43,7 @@ __all__ = ["CONTENT_TYPE", "render"]
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 PREFIX = "headgate_"
 OTHER_MODELS = "(other)"
+SAID = ("running", "waiting", "kv_usage", "gpu_utilisation")
 """Label of the row that stands for all models beyond the table; no model is called so."""
 N_BUCKETS = len(LATENCY_BOUNDS_S) + 1
 
@@ -251,7 +252,7 @@ def _endpoint_gauges(control: "Control", watches: list[Watch]) -> Iterator[Metri
     )
     engine = GaugeMetricFamily(
         PREFIX + "endpoint_engine",
-        "As the engine itself says: running, waiting (requests), kv_usage (0 to 1).",
+        "As the engine itself says: running, waiting (requests); kv_usage, gpu_utilisation (to 1).",
         labels=["endpoint", "what"],
     )
     blocks = GaugeMetricFamily(
@@ -271,7 +272,7 @@ def _endpoint_gauges(control: "Control", watches: list[Watch]) -> Iterator[Metri
     )
     table = control.shared.table
     for watch in watches:
-        name, scrape = watch.member.name, watch.scrape
+        name, load = watch.member.name, watch.load
         state.add_metric([name, watch.health.state.name.lower()], 1)
         share.add_metric([name], table.row(watch.member.slot)[1])
         in_flight.add_metric([name], table.load(watch.member.slot)["in_flight"])
@@ -287,8 +288,8 @@ def _endpoint_gauges(control: "Control", watches: list[Watch]) -> Iterator[Metri
                 ("faults", subscription.n_faults),
             ):
                 counts.add_metric([name, what], count)
-        for what in ("running", "waiting", "kv_usage") if scrape is not None else ():
-            value = getattr(scrape, what)
+        for what in SAID if load is not None else ():
+            value = getattr(load, what)
             if value is not None:
                 engine.add_metric([name, what], value)
     return iter([state, share, in_flight, engine, blocks, events, counts])

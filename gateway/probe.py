@@ -17,8 +17,9 @@ import msgspec
 
 from engines.kind import KINDS
 from engines.kv_sources import KV_SOURCES_PATH, KvSource, parse_kv_sources
-from engines.metrics_text import Scrape, read_metrics
+from engines.load import EngineLoad, LoadReader
 from engines.tokens.ask import Question
+from engines.triton.kind import TRITON
 from gateway.fleet import Member
 from gateway.health import Outcome
 from gateway.version import VERSION
@@ -35,6 +36,7 @@ LOAD_S = 600.0
 """Until a model is loaded: large ones take minutes."""
 OUR_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """We are out of something: that says nothing about the engine."""
+READERS = {name: LoadReader(kind.metrics) for name, kind in KINDS.items()}
 UNREACHABLE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
@@ -85,10 +87,9 @@ class Probe:
 
     async def models(self, member: Member) -> tuple[list[dict[str, Any]] | None, Outcome, str]:
         """Entries of its model list; None and what was met if it cannot be read."""
-        if member.engine.kind == "triton":
-            return await self._triton_models(member)
-        path = KINDS[member.engine.kind].models_path
-        status, body, error = await self._ask(member, path)
+        kind = KINDS[member.engine.kind]
+        path = kind.models_path
+        status, body, error = await self._ask(member, path, kind.models_body)
         if error is not None:
             return None, error, body
         if status in (401, 403):
@@ -96,49 +97,26 @@ class Probe:
         if status != 200:
             return None, Outcome.ILL, f"{path} answers {status}"
         try:
-            listed = msgspec.json.decode(body)["data"]
+            listed = msgspec.json.decode(body)
+            listed = listed["data"] if kind.models_body is None else map(_from_index, listed)
             entries = [_plain(entry) for entry in listed if _is_named(entry)]
+            if kind is TRITON:
+                await self._add_configs(member, entries)
         except (ValueError, KeyError, TypeError, RecursionError):
             return None, Outcome.ILL, f"{path} answers something that is no model list"
         if len(entries) > MAX_MODELS:
             return None, Outcome.ILL, f"{path} lists {len(entries)} models; {MAX_MODELS} are taken"
         return entries, Outcome.GOOD, f"{len(entries)} models"
 
-    async def _triton_models(
-        self, member: Member
-    ) -> tuple[list[dict[str, Any]] | None, Outcome, str]:
-        """Those that are loaded, each with its configuration as `triton_config`."""
-        path = KINDS[member.engine.kind].models_path
-        status, body, error = await self._ask(member, path, b'{"ready":true}')
-        if error is not None:
-            return None, error, body
-        if status != 200:
-            return None, Outcome.ILL, f"{path} answers {status}: {body[:MAX_TEXT]}"
-        entries = []
-        try:
-            names = [one["name"] for one in msgspec.json.decode(body)]
-            for name in dict.fromkeys(names):
-                config = await self._triton_config(member, name)
-                if config is not None:  # else it was unloaded since
-                    entry = {"id": name, "object": "model", "owned_by": "triton"}
-                    entries.append({**entry, "triton_config": config})
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return None, Outcome.ILL, f"{path} answers something that is no repository index"
-        if len(entries) > MAX_MODELS:
-            return None, Outcome.ILL, f"{path} lists {len(entries)} models; {MAX_MODELS} are taken"
-        return entries, Outcome.GOOD, f"{len(entries)} models"
+    async def _add_configs(self, member: Member, entries: list[dict[str, Any]]) -> None:
+        """Each model's configuration, which tells whether and how it generates text."""
+        for entry in entries:
+            path = f"/v2/models/{quote(entry['id'], safe='')}/config"
+            status, body, error = await self._ask(member, path)
+            if error is None and status == 200:  # else it was unloaded since
+                entry["triton_config"] = msgspec.json.decode(body)
 
-    async def _triton_config(self, member: Member, name: str) -> dict[str, Any] | None:
-        if not _is_named({"id": name}):
-            return None
-        path = f"/v2/models/{quote(name, safe='')}/config"
-        status, body, error = await self._ask(member, path)
-        if error is not None or status != 200:
-            return None
-        config = msgspec.json.decode(body)
-        return config if isinstance(config, dict) else None
-
-    async def metrics(self, member: Member) -> Scrape | None:
+    async def metrics(self, member: Member) -> EngineLoad | None:
         """Its own numbers. None: it has none, or did not say in time; that is never zero."""
         kind = KINDS[member.engine.kind]
         if kind.metrics_path is None:
@@ -146,7 +124,7 @@ class Probe:
         status, body, error = await self._ask(member, kind.metrics_path)
         if error is not None or status != 200:
             return None
-        return read_metrics(body, kind.metrics)
+        return READERS[kind.name].read(body.encode())
 
     async def kv_sources(self, member: Member) -> list[KvSource]:
         """Where it publishes its KV events, by rank. ValueError: it does not say."""
@@ -217,6 +195,16 @@ class Probe:
         if ca_file not in self._contexts:
             self._contexts[ca_file] = ssl.create_default_context(cafile=ca_file or None)
         return self._contexts[ca_file]
+
+
+def _from_index(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of KServe's repository index as one of OpenAI's list of models."""
+    return {
+        "id": entry["name"],
+        "object": "model",
+        "owned_by": "triton",
+        "version": entry.get("version"),
+    }
 
 
 def _is_named(entry: object) -> bool:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from engines.metrics_text import Scrape
+from engines.load import EngineLoad
 from engines.profile import PROFILES
 from gateway.bus import endpoint_hash
 from gateway.caches import Caches
@@ -47,8 +47,9 @@ class Watch:
     member: Member
     health: Health
     started_s: float
-    scrape: Scrape | None = None
-    scrape_s: float = -1.0e9
+    load: EngineLoad | None = None
+    """As the engine said last; None: it did not say."""
+    load_s: float = -1.0e9
     models_s: float = -1.0e9
     resolved_s: float = -1.0e9
     last_outcome: Outcome | None = None
@@ -193,7 +194,7 @@ class Prober:
         # The counts first: a trial that begins must not win by what was answered before.
         self._look(watch)
         self._carry_out(watch, watch.health.on_probe(time.monotonic(), outcome, text))
-        if outcome is Outcome.GOOD and self._is_due(watch.scrape_s, self._config.interval_s * 0.5):
+        if outcome is Outcome.GOOD and self._is_due(watch.load_s, self._config.interval_s * 0.5):
             await self._scrape(watch)
         if outcome is Outcome.GOOD:
             await self._following.look(self._probe, member)
@@ -227,7 +228,7 @@ class Prober:
                 self._on_condemn(Condemn(member.slot, member.generation, why, hung=False))
         self._fleet.move(member, address)
         watch.health = self._new_health(member, time.monotonic())
-        watch.models_s = watch.scrape_s = -1.0e9
+        watch.models_s = watch.load_s = -1.0e9
         self._write_new_row(member)
         if drained:
             self.drain(member)
@@ -252,26 +253,27 @@ class Prober:
         return Outcome.GOOD, text
 
     async def _scrape(self, watch: Watch) -> None:
-        scrape = await self._probe.metrics(watch.member)
-        overloaded = scrape is not None and _is_overloaded(scrape, self._overload)
-        self._table.set_row(watch.member.slot, overloaded=overloaded)
-        if scrape is None:
+        self._on_load(watch, await self._probe.metrics(watch.member))
+
+    def _on_load(self, watch: Watch, load: EngineLoad | None) -> None:
+        slot, now_s = watch.member.slot, time.monotonic()
+        watch.load, watch.load_s = load, now_s
+        overloaded = load is not None and _is_overloaded(load, self._overload)
+        self._table.set_row(slot, overloaded=overloaded)
+        if load is None:
             return
-        now_s = time.monotonic()
-        watch.scrape, watch.scrape_s = scrape, now_s
-        slot = watch.member.slot
-        if scrape.kv_tokens is not None:
-            self._caches.on_capacity(slot, scrape.kv_tokens)
-        if scrape.generation_tokens is not None:
-            tokens = scrape.generation_tokens + (scrape.prompt_tokens or 0.0)
+        if load.kv_capacity_tokens is not None:
+            self._caches.on_capacity(slot, load.kv_capacity_tokens)
+        if load.generation_tokens is not None:
+            tokens = load.generation_tokens + (load.prompt_tokens or 0.0)
             self._caches.on_progress(slot, tokens, now_s)
-        if scrape.adapters is not None:
-            self._caches.on_adapters(slot, scrape.adapters, now_s)
-        load = self._table.load(slot)
+        if load.adapters is not None:
+            self._caches.on_adapters(slot, load.adapters, now_s)
+        ours = self._table.load(slot)
         self._carry_out(
             watch,
-            watch.health.on_scrape(
-                now_s, scrape, load["producing"], load["last_event_s"], load["in_flight"]
+            watch.health.on_load(
+                now_s, load, ours["producing"], ours["last_event_s"], ours["in_flight"]
             ),
         )
 
@@ -367,10 +369,10 @@ def _next_address(address: str, found: list[str]) -> str:
     return found[(found.index(address) + 1) % len(found)] if address in found else found[0]
 
 
-def _is_overloaded(scrape: Scrape, bounds: Overload) -> bool:
+def _is_overloaded(load: EngineLoad, bounds: Overload) -> bool:
     """What an engine says of itself; what it does not say is not counted against it."""
     return bool(
-        0 < bounds.waiting <= (scrape.waiting or 0) or 0 < bounds.kv_usage <= (scrape.kv_usage or 0)
+        0 < bounds.waiting <= (load.waiting or 0) or 0 < bounds.kv_usage <= (load.kv_usage or 0)
     )
 
 

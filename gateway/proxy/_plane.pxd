@@ -165,9 +165,9 @@ cdef class Plane:
     cdef bint others_hold(self) noexcept nogil
     # The models that may be asked for on this path.
     cdef dict models_for(self, Path path)
-    # The model as the present fleet has it; None: no more.
     # Is a model's tokenizer here, to make prompts of conversations and to count tokens?
     cdef bint has_tokenizer(self, str model) except -1
+    # The model as the present fleet has it; None: no more.
     cdef Served current(self, Served served)
     # A prompt goes to an endpoint: the control process assumes that it is cached there.
     cdef void note_sent(self, int slot, unsigned int generation, Prompt prompt) noexcept nogil

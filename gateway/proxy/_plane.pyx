@@ -472,11 +472,11 @@ cdef class Plane:
                 return True
         return False
 
-    cdef dict models_for(self, Path path):
-        return self.native if path.model_path is not None else self.models
-
     cdef bint has_tokenizer(self, str model) except -1:
         return self.tokenizing is not None and self.tokenizing.knows(model)
+
+    cdef dict models_for(self, Path path):
+        return self.native if path.model_path is not None else self.models
 
     cdef Served current(self, Served served):
         if served.is_native:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from engines.metrics_text import Scrape
+from engines.load import EngineLoad
 from gateway.health import TRANSITIONS, Cause, Health, Outcome, Rules
 from router import DYING, State
 
@@ -35,10 +35,8 @@ class Bench:
 
     def scrape(self, tokens, running=1.0, producing=1, silent_s=10.0, after_s=2.0):
         self.now_s += after_s
-        scrape = Scrape(running=running, generation_tokens=tokens)
-        return self._note(
-            self.health.on_scrape(self.now_s, scrape, producing, self.now_s - silent_s)
-        )
+        scrape = EngineLoad(running=running, generation_tokens=tokens)
+        return self._note(self.health.on_load(self.now_s, scrape, producing, self.now_s - silent_s))
 
     def _note(self, transition):
         if transition is not None:
@@ -238,8 +236,8 @@ def test_no_stall_without_all_signs(change):
 def standstill(bench, after_s, tokens=5.0, prompt_tokens=9.0, in_flight=1):
     """A scrape of an engine that runs nothing by its own account, as one that froze while idle."""
     bench.now_s += after_s
-    scrape = Scrape(running=0.0, generation_tokens=tokens, prompt_tokens=prompt_tokens)
-    return bench._note(bench.health.on_scrape(bench.now_s, scrape, 0, 100.0, in_flight))
+    scrape = EngineLoad(running=0.0, generation_tokens=tokens, prompt_tokens=prompt_tokens)
+    return bench._note(bench.health.on_load(bench.now_s, scrape, 0, 100.0, in_flight))
 
 
 def test_an_engine_that_froze_while_idle_is_found_by_its_requests():

@@ -9,26 +9,22 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.engines.tokens.models import write_folder
-from tests.vllm import environment, headgate_process
+from tests.real import headgate_process
+from tests.real.fixtures import Note, without_engine
+from tests.real.headgate_process import Gateway
+from tests.real.venv import UnavailableError
+from tests.vllm import environment
 from tests.vllm.fleet import Fleet
-from tests.vllm.headgate_process import Gateway
 from tests.vllm.server import ADAPTERS, Server
 
 # A fixture may build the environment and wait for servers before the first line of a test runs.
 TEST_TIMEOUT_S = 1800
-Note = Callable[[str], None]
-
-_figures = pytest.StashKey[list[str]]()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_figures] = []
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -36,34 +32,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if here in item.path.parents and config.pluginmanager.hasplugin("timeout"):
             item.add_marker(pytest.mark.timeout(TEST_TIMEOUT_S))
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    if figures := config.stash[_figures]:
-        terminalreporter.section("measured with a real vLLM")
-        for line in figures:
-            terminalreporter.write_line(line)
-
-
-@pytest.fixture(scope="session")
-def figure(pytestconfig: pytest.Config) -> Note:
-    """Keep a measured figure for the end of the report."""
-    return pytestconfig.stash[_figures].append
-
-
-@pytest.fixture(scope="session")
-def progress(pytestconfig: pytest.Config) -> Note:
-    """Show a line at once: minutes of silence look like a hang."""
-    reporter = pytestconfig.pluginmanager.getplugin("terminalreporter")
-    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
-
-    def show(line: str) -> None:
-        with capture.global_and_fixture_disabled():
-            reporter.write_line(f"  vllm: {line}")
-
-    return show
 
 
 @pytest.fixture(scope="session")
@@ -82,11 +50,8 @@ def through_gateway(direct: bool) -> None:
 def vllm_python(progress: Note) -> Path:
     try:
         return environment.ensure(progress)
-    except environment.UnavailableError as error:
-        text = f"no vLLM on this machine: {error}"
-    if os.environ.get("HEADGATE_REQUIRE_ENGINES") == "1":
-        pytest.fail(f"{text}\n(HEADGATE_REQUIRE_ENGINES=1)", pytrace=False)
-    pytest.skip(text)
+    except UnavailableError as error:
+        without_engine(f"no vLLM on this machine: {error}")
 
 
 @pytest.fixture(scope="session")

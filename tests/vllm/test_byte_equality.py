@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.vllm import headgate_process
+from tests.real import headgate_process
 from tests.vllm.server import MODEL, Server
 from tests.vllm.tap import Tap
 

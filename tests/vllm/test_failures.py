@@ -18,9 +18,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.vllm import headgate_process
+from tests.real import headgate_process
+from tests.real.headgate_process import Gateway
 from tests.vllm.fleet import GRACE_S, Fleet
-from tests.vllm.headgate_process import Gateway
 from tests.vllm.load import Call, Load, explained, until
 from tests.vllm.server import MODEL, Server
 

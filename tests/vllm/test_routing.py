@@ -27,9 +27,9 @@ from router._hash import block_hashes
 from router._index import Index
 from router._reported import ReportedCache
 from router.namespace import namespace
-from tests.vllm import headgate_process
+from tests.real import headgate_process
+from tests.real.headgate_process import Gateway
 from tests.vllm.fleet import Fleet
-from tests.vllm.headgate_process import Gateway
 from tests.vllm.kv_oracle import KvOracle
 from tests.vllm.server import ADAPTERS, BLOCK_TOKENS, CACHING_BLOCKS, MODEL, Server
 

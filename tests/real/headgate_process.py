@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.vllm.server import free_port
+from tests.real.process import free_port
 
 START_S = 30.0
 STOP_S = 15.0
@@ -133,7 +133,7 @@ def logs() -> list[str]:
 @contextlib.contextmanager
 def running(engines: Sequence[str], **config: Any) -> Iterator[Gateway]:
     """With these sections of its configuration besides those of every test."""
-    with tempfile.TemporaryDirectory(prefix="headgate-vllm-") as folder:
+    with tempfile.TemporaryDirectory(prefix="headgate-lane-") as folder:
         gateway = Gateway(engines, Path(folder), config)
         _running.append(gateway)
         try:
