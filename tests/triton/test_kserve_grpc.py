@@ -16,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.real.headgate_process import ADMIN_TOKEN, Gateway
 from tests.triton import gateway as lane
-from tests.triton.client import FLAVOURS, VLLM, VLLM_EARLY, Client, Flavour, tensors
+from tests.triton.client import FLAVOURS, VLLM, VLLM_EARLY, Client, Flavour
 from tests.triton.environment import Installation
 from tests.triton.server import Triton
 
@@ -55,6 +55,21 @@ def sums(names: str = "AB") -> list[Any]:
     for name in names:
         inputs.append(grpcclient.InferInput(name, [1, 4], "FP32"))
         inputs[-1].set_data_from_numpy(np.array([[1, 2, 3, 4]], np.float32))
+    return inputs
+
+
+def generate(prompt: str, tokens: int, stream: bool = True) -> list[Any]:
+    """Inputs of the vLLM backend."""
+    values = {
+        "text_input": ("BYTES", prompt.encode()),
+        "sampling_parameters": ("BYTES", b'{"max_tokens": %d}' % tokens),
+        "stream": ("BOOL", stream),
+    }
+    inputs = []
+    for name, (kind, value) in values.items():
+        inputs.append(grpcclient.InferInput(name, [1], kind))
+        array = np.array([value], dtype=bool if kind == "BOOL" else np.object_)
+        inputs[-1].set_data_from_numpy(array)
     return inputs
 
 
@@ -181,8 +196,7 @@ def test_cancel_frees_the_model(triton: Triton, address: str) -> None:
 def test_deadline_frees_the_model(triton: Triton, address: str) -> None:
     async def story() -> None:
         async def requests() -> Any:
-            inputs = VLLM.inputs("<made-up delay_s=0.05>", 2000)
-            yield {"model_name": VLLM.model, "inputs": tensors(inputs, batched=False)}
+            yield {"model_name": VLLM.model, "inputs": generate("<made-up delay_s=0.05>", 2000)}
 
         async with aioclient.InferenceServerClient(address) as client:
             with pytest.raises(Exception, match="Deadline Exceeded"):
@@ -197,13 +211,17 @@ def test_large_tensors(address: str) -> None:
     """8 MB there and back."""
     text = "x" * (8 << 20)
 
-    async def story() -> list[Any]:
-        async with Client(address) as client:
-            inputs = VLLM.inputs(text, 1, exclude_input_in_output=False, stream=False)
-            async with client.open(VLLM, inputs) as parts:
-                return [part async for part in parts]
+    async def story() -> bytes:
+        async def requests() -> Any:
+            yield {"model_name": VLLM.model, "inputs": generate(text, 1, stream=False)}
 
-    assert "".join(asyncio.run(story())[0].texts).startswith(text)
+        async with aioclient.InferenceServerClient(address) as client:
+            async for result, error in client.stream_infer(requests()):
+                assert error is None
+                return bytes(result.as_numpy("text_output")[0])
+        raise AssertionError
+
+    assert asyncio.run(story()).startswith(text.encode())
 
 
 def test_two_servers(installation: Installation, servers: list[Triton]) -> None:
@@ -221,12 +239,16 @@ def test_two_servers(installation: Installation, servers: list[Triton]) -> None:
         until(lambda: gateway.in_flight() == 0, "nothing is left behind")
 
 
+def running(server: Triton) -> int:
+    return int(server.metric("vllm:num_requests_running"))
+
+
 async def spread(address: str, pair: list[Triton]) -> None:
     async with Client(address) as client:
         prompts = [f"{n} <made-up delay_s=0.05>" for n in range(8)]
         tasks = [asyncio.create_task(client.text(VLLM_EARLY, one, 30)) for one in prompts]
         await asyncio.to_thread(
-            until, lambda: [server.running_requests() for server in pair] == [4, 4], "four each"
+            until, lambda: [running(server) for server in pair] == [4, 4], "four each"
         )
         await asyncio.gather(*tasks)
 
@@ -253,7 +275,7 @@ async def mend(address: str, pair: list[Triton]) -> None:
         prompts = [f"{n} <made-up text=count delay_s=0.05>" for n in range(8)]
         tasks = [asyncio.create_task(client.text(VLLM_EARLY, one, 30)) for one in prompts]
         await asyncio.to_thread(
-            until, lambda: [server.running_requests() for server in pair] == [4, 4], "four each"
+            until, lambda: [running(server) for server in pair] == [4, 4], "four each"
         )
         await asyncio.sleep(0.3)
         await asyncio.to_thread(pair[1].kill)
