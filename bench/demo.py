@@ -245,8 +245,9 @@ class Show:
             table.add_row(endpoint, str(len(answers)), str(n_tokens), mean)
         self._console.print(Padding(table, (0, 0, 0, 2), expand=False))
         self._console.print(
-            "  [dim]in-flight: requests there, this one counted; cached-tokens: of the prompt, as "
-            "expected there[/]",
+            "  [dim]candidates: engines to choose from; in-flight: requests there, this one "
+            "counted; cached-tokens: of the prompt's tokens, how many the engine is expected to "
+            "have computed before; known-by: prompts are compared by their text or by token ids[/]",
             soft_wrap=True,
         )
 

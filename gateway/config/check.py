@@ -33,6 +33,7 @@ def check(config: Config) -> list[str]:
         *_policy(config),
         *_bus(config),
         *_labels(config),
+        *_hold(config),
     ]
 
 
@@ -169,6 +170,22 @@ def _bus(config: Config) -> list[str]:
     except ValueError as error:
         return [f"bus.url: {error}"]
     return []
+
+
+def _hold(config: Config) -> list[str]:
+    hold, found = config.hold, []
+    if hold.bytes is not None and hold.bytes >= config.limits.buffered_bytes:
+        found.append(
+            f"hold.bytes: {hold.bytes} is not below limits.buffered_bytes "
+            f"({config.limits.buffered_bytes}), so what waits could stop what runs; leave it out "
+            "to have half of that"
+        )
+    if hold.wait_s >= hold.time_s:
+        found.append(
+            f"hold.wait_s: {hold.wait_s:g} is not below hold.time_s ({hold.time_s:g}): who is "
+            "held back for so long a wait is not waited for; lower it, to 1 to 5, or raise time_s"
+        )
+    return found
 
 
 def _labels(config: Config) -> list[str]:

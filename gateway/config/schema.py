@@ -246,8 +246,9 @@ class Hold(Struct, frozen=True, kw_only=True):
     requests: CountOrNone = 1024
     """That wait at most. With one more the last of them is answered 429, or the new one unless its
     priority number is lower. 0: none waits. At 10 requests a second this is a queue of 100 s."""
-    bytes: CountOrNone = 256 << 20
-    """Of their bodies; below limits.buffered_bytes, so that what waits never stops what runs."""
+    bytes: CountOrNone | None = None
+    """Of their bodies; below limits.buffered_bytes, so that what waits never stops what runs.
+    Default: half of it."""
     time_s: Seconds = 60.0
     """How long each waits at most before it is answered 429. Clients have more patience (OpenAI's
     600 s), proxies between them and us often have not, and shall see our answer."""
@@ -318,9 +319,9 @@ class Affinity(Struct, frozen=True, kw_only=True):
     weight_s: SecondsOrNone = 0.5
     """About what an 8B model on an H100 takes for the 10,000 tokens of an agent's context. What the
     prefix index knows of is counted beside it."""
-    idle_s: Seconds = 3600.0
+    idle_s: Annotated[float, Meta(gt=0, le=14400)] = 3600.0
     """A session without a request for this long is forgotten; an engine's cache forgets sooner.
-    Above 4 h there is no telling."""
+    At most 4 h."""
 
 
 class Log(Struct, frozen=True, kw_only=True):
@@ -452,7 +453,7 @@ class Config(Struct, frozen=True, kw_only=True):
             dead_silence_s=timeouts.dead_silence_s,
             hold_wait_s=hold.wait_s,
             hold_requests=hold.requests,
-            hold_bytes=hold.bytes,
+            hold_bytes=limits.buffered_bytes // 2 if hold.bytes is None else hold.bytes,
             hold_s=hold.time_s,
             hold_no_engine_s=hold.no_engine_s,
             retry_share=retry.share,

@@ -141,7 +141,7 @@ REFUSALS = {
     "unknown model": (infer("nope"), {}, "NOT_FOUND", "Request for unknown model: 'nope'"),
     "no protobuf": (b"\xff\xff", {}, "INVALID_ARGUMENT", "not a request"),
     "no key": (infer(), {"keys": {"k": {}}}, "UNAUTHENTICATED", "API key"),
-    "no engine": (infer(), {"state": State.OPEN}, "UNAVAILABLE", "none of them"),
+    "no engine": (infer(), {"state": State.OPEN}, "UNAVAILABLE", "ready"),
     "too large": (infer(text="x" * 5000), {"body_bytes": 4096}, "RESOURCE_EXHAUSTED", ""),
 }
 

@@ -39,6 +39,10 @@ def test_nothing_configured_is_the_defaults():
     assert Config().to_settings() == Settings()
 
 
+def test_the_queue_takes_half_of_the_memory_for_bodies(in_folder):
+    assert in_folder("limits: {buffered_bytes: 1000}").to_settings().hold_bytes == 500
+
+
 def test_an_empty_file_and_empty_keys_are_the_defaults(in_folder):
     assert in_folder("") == Config()
     assert in_folder("listen:\nengines:\nmodels:\nadmin:\n  token:\n") == Config()
@@ -255,7 +259,20 @@ WRONG = [
     ),
     ("affinity: {headers: x-user}", "affinity.headers: expected a list, got 'x-user'"),
     ("affinity: {weight_s: -1}", "affinity.weight_s: expected a number, 0 or more, got -1"),
-    ("affinity: {idle_s: 0}", "affinity.idle_s: expected a number above 0, got 0"),
+    (
+        "affinity: {idle_s: 20000}",
+        "affinity.idle_s: expected a number above 0 and at most 14400, got 20000",
+    ),
+    (
+        "hold: {bytes: 1000}\nlimits: {buffered_bytes: 1000}",
+        "hold.bytes: 1000 is not below limits.buffered_bytes (1000), so what waits could stop what "
+        "runs; leave it out to have half of that",
+    ),
+    (
+        "hold: {wait_s: 60}",
+        "hold.wait_s: 60 is not below hold.time_s (60): who is held back for so long a wait is not "
+        "waited for; lower it, to 1 to 5, or raise time_s",
+    ),
     (
         "affinity: {cookie: 'a=b'}",
         "affinity.cookie: expected text like ^[A-Za-z0-9._-]*$, got 'a=b'",
