@@ -109,8 +109,6 @@ class Infer:
 
     model: str = ""
     id: str = ""
-    sequence: int | str = 0
-    """Of a stateful model; 0 or '': it belongs to none."""
     tensors: Tensors = field(default_factory=Tensors)
 
 
@@ -129,7 +127,7 @@ def read_infer(message: bytes) -> Infer:
         elif number == 4:
             name, parameter = _parameter(value)
             if name == "sequence_id" and isinstance(parameter, (int, str)):
-                found.sequence = parameter
+                found.tensors.sequence = parameter
         elif number == 5:
             names.append(_read_input(value, found.tensors))
         elif number == 7:

@@ -419,6 +419,9 @@ class Control:
         scheme = "https" if listen.tls_cert else "http"
         workers = "1 worker" if self.config.workers == 1 else f"{self.config.workers} workers"
         log.info("listening on %s://%s (%s)", scheme, _where(self._listeners[0]), workers)
+        if self._grpc_socket is not None:
+            tls = " with TLS" if listen.tls_cert else ""
+            log.info("gRPC (KServe v2) on %s%s", _where(self._grpc_socket), tls)
         log.info("admin on http://%s (/health, /ready, /metrics)", _where(self._admin_socket))
         if not self.config.keys and not _is_loopback(self._listeners[0]):
             log.warning(

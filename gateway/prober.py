@@ -182,9 +182,12 @@ class Prober:
         await self._read_models(watch, "")
 
     async def change_repository(self, member: Member, path: str, body: bytes) -> tuple[int, bytes]:
-        """See Probe; its models are read again at once."""
+        """See Probe. Its models are known anew when this returns."""
         answer = await self._probe.change_repository(member, path, body)
-        self.watches[member.slot].models_s = -1.0e9
+        watch = self.watches.get(member.slot)
+        if watch is not None and watch.member is member:  # it may have left meanwhile
+            watch.models_s = -1.0e9
+            await self._read_models(watch, "")
         return answer
 
     async def close(self) -> None:

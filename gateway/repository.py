@@ -11,6 +11,8 @@ from gateway.prober import Prober
 __all__ = ["change_repository"]
 
 VERBS = ("load", "unload")
+# By then the workers have the models that were read: whoever loads one may ask it at once.
+TOLD_S = 0.1
 
 
 async def change_repository(
@@ -27,6 +29,7 @@ async def change_repository(
     answers = await asyncio.gather(
         *(prober.change_repository(member, path, body or b"{}") for member in tritons)
     )
+    await asyncio.sleep(TOLD_S)
     for member, (status, answer) in zip(tritons, answers, strict=True):
         if status == 0:
             return 503, _error(f"{member.name}: {answer.decode('utf-8', 'replace')}")

@@ -19,17 +19,16 @@ MAX_RECONNECT_MS = 1000
 # For what runs at an endpoint that has left the fleet or has changed.
 LONG_S = 3600.0
 
-
 Place = tuple[int, int, str, int, bool, str, str]
 
 
 class Channels:
-    """Make it in the loop it is used in. `message_bytes`: of a single message, either way."""
+    """Make it in the loop it is used in. What a message may have is judged where it comes in."""
 
-    def __init__(self, message_bytes: int) -> None:
+    def __init__(self) -> None:
         self._options = (
             ("grpc.max_receive_message_length", -1),
-            ("grpc.max_send_message_length", message_bytes),
+            ("grpc.max_send_message_length", -1),
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),
             ("grpc.keepalive_permit_without_calls", 0),
             ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS),

@@ -56,7 +56,9 @@ Call = Callable[[bytes, Any], Awaitable[bytes]]
 class GrpcPort(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Listens at one address beside the ports of other workers (SO_REUSEPORT).
 
-    `address`: host:port. `certificate`: files of key and chain, or None: without TLS.
+    `address`: host:port; `port` is the one that was taken. `body_bytes`: the largest message that
+    a client may send. `certificate`: files of key and chain, or None: without TLS. OSError: its
+    files cannot be read; RuntimeError: the address cannot be had.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class GrpcPort(grpc.GenericRpcHandler):  # type: ignore[misc]
         certificate: tuple[str, str] | None = None,
     ) -> None:
         self._plane = plane
-        self._relay = Relay(plane, Channels(body_bytes))
+        self._relay = Relay(plane, Channels())
         self._unary = Unary(self._relay)
         self._closing = asyncio.Event()
         self._calls = self._table()

@@ -101,9 +101,9 @@ class Stream:
         task.add_done_callback(lambda _: self._over(asked, turn))
 
     def _sequence(self, asked: Infer) -> "_Turn | None":
-        if not asked.sequence:
+        if not asked.tensors.sequence:
             return None
-        key = asked.model, asked.sequence
+        key = asked.model, asked.tensors.sequence
         before = self._sequences.get(key)
         self._sequences[key] = mine = asyncio.get_running_loop().create_future()
         mine.add_done_callback(
@@ -135,8 +135,6 @@ class Stream:
         relay = self._relay
         async with relay.errand(self._context, METHOD) as (errand, metadata):
             errand.read(asked.model.encode(), asked.tensors, len(message))
-            if asked.sequence:
-                errand.bind(str(asked.sequence).encode())
             one = _One(self, errand, relay.named(errand, asked.model, message), metadata, turn)
             await relay.persistently(errand, one.ask, lambda: one.n_sent > 0)
             errand.release(Count.ANSWERED)

@@ -46,7 +46,7 @@ cdef class Attempts:
             # Of one model: another one's engines are others.
             self.ask.session = request.course.session ^ request.served.root
             self.ask.home_s = self.plane.steering.weight_s
-            self.ask.is_bound = self.plane.steering.is_bound
+            self.ask.is_bound = self.plane.steering.is_bound or request.is_bound
         self.weighed = None
         self.n_dispatches = self.deaths = 0
         self.refreshed = self.redispatched = self.fresh = False

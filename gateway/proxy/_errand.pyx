@@ -26,7 +26,6 @@ from gateway.proxy._request cimport Request
 from gateway.proxy._served cimport Served
 from gateway.proxy._waiting cimport Waiter, Waiting
 from router._booking cimport Stage as BookingStage
-from router._hash cimport root_of
 from router._policy cimport BUSY, NOBODY
 
 cdef int NO_REASON = Reason.NONE
@@ -121,13 +120,6 @@ cdef class Errand(Waiter):
         self._check(self.request.read_tensors(model, tensors, n_bytes))
         self.attempts.begin(self.request, self.account.entered_s)
         self.account.leave()
-
-    def bind(self, bytes sequence not None):
-        """Its model keeps a state for this sequence: it has to go where the others of it went."""
-        cdef Served served = self.request.served
-        self.attempts.ask.session = served.root ^ root_of(
-            PyBytes_AS_STRING(sequence), PyBytes_GET_SIZE(sequence))
-        self.attempts.ask.is_bound = True
 
     # -- to an endpoint
 

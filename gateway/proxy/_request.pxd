@@ -48,6 +48,7 @@ cdef class Request:
     cdef object body                # None, or bytes-like: kept until the response begins
     cdef int64_t body_size
     cdef Served served              # None: no model was chosen
+    cdef bint is_bound              # its session must stay at its endpoint, whatever the mode
     cdef int32_t pinned             # the one slot that may serve it; -1: any
     cdef uint32_t pinned_generation     # of that slot: later it is another endpoint
     cdef Prompt prompt              # its blocks, until the response begins

@@ -88,7 +88,7 @@ cdef class Request:
         self.usage_is_set = self.wants_usage = self.hides_usage = self.is_stream = False
         self.prompt.clear()
         self.prompt_bytes = 0
-        self.has_ids = False
+        self.has_ids = self.is_bound = False
         self.max_tokens = 0
         self.cache_salt = None
         self.course.session = self.course.labels = self.key_labels = 0
@@ -384,9 +384,13 @@ cdef class Request:
         return 0
 
     cdef int _take_tensors(self, object tensors) except -1:
-        cdef bytes text
+        cdef bytes text, sequence
         self.is_stream = tensors.is_stream
         self.max_tokens = tensors.max_tokens
+        if tensors.sequence:
+            sequence = str(tensors.sequence).encode("utf-8", "replace")
+            self.course.session = root_of(PyBytes_AS_STRING(sequence), PyBytes_GET_SIZE(sequence))
+            self.is_bound = True
         if tensors.text is None or not self.plane.router.reads_prompts:
             # Tensors of another kind tell nothing of the work that they are.
             self.prompt.n_tokens = len(tensors.text or b"") / self.served.demand.bytes_per_token

@@ -309,24 +309,24 @@ class House:
         self.port = 0
         self.client_tls: ssl.SSLContext | None = None
 
-    async def start(self, tls: ssl.SSLContext | None, grpc: bool = False) -> None:
+    async def start(self, tls: ssl.SSLContext | None, grpc: Any = False) -> None:
         listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
         ours, theirs = socket.socketpair()
-        self.worker = Worker(
-            self.loop, self.shared, 0, listener, tls, self._grpc_port if grpc else None
-        )
+        make_grpc = functools.partial(self._grpc_port, grpc) if grpc else None
+        self.worker = Worker(self.loop, self.shared, 0, listener, tls, make_grpc)
         self._run = asyncio.create_task(self.worker.run(theirs))
         self._channel = await Channel.to_worker(ours)
         self._read = asyncio.create_task(self._listen())
         self.send(self.fleet)
         await self.ready.wait()
 
-    def _grpc_port(self, plane: Any) -> Any:
+    def _grpc_port(self, grpc: Any, plane: Any) -> Any:
         from gateway.kserve import GrpcPort
 
-        port = GrpcPort(plane, "127.0.0.1:0", plane.settings.body_bytes)
+        certificate = grpc if isinstance(grpc, tuple) else None
+        port = GrpcPort(plane, "127.0.0.1:0", plane.settings.body_bytes, certificate)
         self.grpc_address = f"127.0.0.1:{port.port}"
         return port
 
@@ -525,7 +525,7 @@ def play_fixture() -> Iterable[Callable[..., Any]]:
     Further keywords: `models` (name -> slots), `aliases` (name -> {model: weight}), `keys` (key ->
     Key fields), `endpoints` (slot -> Endpoint fields), `listen_tls`, `engine_tls`, `complete`,
     `log_errors` (how many are expected), `workers` (that the memory has room for; one runs),
-    `grpc` (it has that port too).
+    `grpc` (it has that port too; a tuple: with this key and certificate, files).
     """
     thresholds = gc.get_threshold()
 

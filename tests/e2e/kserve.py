@@ -86,8 +86,12 @@ class Engine:
 
     kind = "triton"
 
-    def __init__(self, answer: Answer, decoupled: bool = True) -> None:
+    def __init__(
+        self, answer: Answer, decoupled: bool = True, tls: tuple[bytes, bytes] | None = None
+    ) -> None:
+        """`tls`: key and certificate."""
         self._answer = answer
+        self._tls = tls
         self._decoupled = decoupled
         self.port = 0
         self.grpc_port = 0
@@ -98,7 +102,12 @@ class Engine:
 
     async def start(self) -> None:
         self._server = grpc.aio.server(handlers=(_Handler(self),))
-        self.port = self.grpc_port = self._server.add_insecure_port("127.0.0.1:0")
+        if self._tls is None:
+            self.grpc_port = self._server.add_insecure_port("127.0.0.1:0")
+        else:
+            credentials = grpc.ssl_server_credentials([self._tls])
+            self.grpc_port = self._server.add_secure_port("127.0.0.1:0", credentials)
+        self.port = self.grpc_port
         await self._server.start()
 
     async def stop(self) -> None:

@@ -7,6 +7,7 @@ import asyncio
 
 import grpc
 import pytest
+import trustme
 
 from gateway._shared import Count
 from gateway.messages import Condemn, Drain
@@ -45,7 +46,7 @@ async def never(call):
 
 def play_grpc(play, scene, *engines, **options):
     options.setdefault("models", {"m": list(range(len(engines)))})
-    play(scene, *engines, grpc=True, **options)
+    play(scene, *engines, **{"grpc": True, **options})
 
 
 def test_unary_passes_unchanged(play):
@@ -74,6 +75,17 @@ def test_unary_passes_unchanged(play):
     play_grpc(play, scene, engine)
 
 
+@pytest.mark.parametrize("name", ["x-headgate-priority", "x-data-parallel-rank", "user-agent"])
+def test_what_is_not_for_engines_stays_here(play, name):
+    engine = Engine(lambda call: b"")
+
+    async def scene(house):
+        await ask(house, "ModelInfer", infer(), metadata=((name, "7"),))
+        assert engine.calls[0].metadata.get(name) != "7"
+
+    play_grpc(play, scene, engine)
+
+
 def test_engine_gets_its_own_key_and_not_the_clients(play):
     engine = Engine(lambda call: b"")
 
@@ -98,11 +110,38 @@ def test_alias_goes_by_its_models_name(play):
     play_grpc(play, scene, engine, aliases={"nick": {"m": 1}})
 
 
+def test_tls_on_both_sides(play, tmp_path):
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    ours = ca.issue_cert("localhost")
+    ours.private_key_pem.write_to_path(tmp_path / "key.pem")
+    ours.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    theirs = ca.issue_cert("engine.test")
+    tls = theirs.private_key_pem.bytes(), theirs.cert_chain_pems[0].bytes()
+
+    async def scene(house):
+        credentials = grpc.ssl_channel_credentials(ca.cert_pem.bytes())
+        options = [("grpc.ssl_target_name_override", "localhost")]
+        async with grpc.aio.secure_channel(house.grpc_address, credentials, options) as channel:
+            assert await channel.unary_unary(SERVICE + "ModelInfer")(infer()) == b"safe"
+        found = await status_of(ask(house, "ModelInfer", infer(), timeout=5))
+        assert found[0] in ("UNAVAILABLE", "DEADLINE_EXCEEDED")  # it speaks no TLS
+
+    fields = {"tls": True, "ca_file": str(tmp_path / "ca.pem"), "server_name": "engine.test"}
+    play_grpc(
+        play,
+        scene,
+        Engine(lambda call: b"safe", tls=tls),
+        endpoints={0: fields},
+        grpc=(str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")),
+    )
+
+
 REFUSALS = {
     "unknown model": (infer("nope"), {}, "NOT_FOUND", "Request for unknown model: 'nope'"),
     "no protobuf": (b"\xff\xff", {}, "INVALID_ARGUMENT", "not a request"),
     "no key": (infer(), {"keys": {"k": {}}}, "UNAUTHENTICATED", "API key"),
-    "no engine": (infer(), {"state": State.OPEN}, "UNAVAILABLE", "none of them"),
+    "no engine": (infer(), {"state": State.OPEN}, "UNAVAILABLE", "ready"),
     "too large": (infer(text="x" * 5000), {"body_bytes": 4096}, "RESOURCE_EXHAUSTED", ""),
 }
 

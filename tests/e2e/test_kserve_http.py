@@ -222,6 +222,22 @@ def test_500_of_one_model_opens_no_circuit(play, script):
     play(scene, engine, models={"m": [0]}, endpoints=TRITON)
 
 
+def test_sequence_stays_where_it_is(play, script):
+    engines = [script([JSON]) for _ in range(3)]
+
+    async def scene(house):
+        for sequence in ("a", 7, "b", 8):
+            before = [len(engine.asked) for engine in engines]
+            for _ in range(4):
+                await house.ask("POST", INFER, {"parameters": {"sequence_id": sequence}})
+            after = [len(engine.asked) for engine in engines]
+            assert sorted(b - a for a, b in zip(before, after, strict=True)) == [0, 0, 4]
+
+    endpoints = {slot: {"kind": "triton"} for slot in range(3)}
+    models = {"m": [0, 1, 2]}
+    play(scene, *engines, models=models, endpoints=endpoints, policy="round-robin")
+
+
 def test_info_comes_from_one_engine(play, script):
     engines = [script([JSON]), script([JSON])]
 

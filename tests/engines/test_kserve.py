@@ -101,6 +101,7 @@ BODIES = {
         Tensors(b"a", 9),
     ),
     "no prompt": (json_infer({"name": "A", "data": [1.0]}), Tensors()),
+    "sequence": ((b'{"parameters":{"sequence_id":"s"}}', None), Tensors(sequence="s")),
     "no JSON": ((b'{"text_input', None), Tensors()),
     "no inputs": ((b'{"text_input": 1}', None), Tensors()),
     "wrong types": (json_infer({"name": "text_input", "data": {"a": 1}}), Tensors()),
@@ -135,7 +136,7 @@ MESSAGES = {
     "empty": (b"", Infer()),
     "raw": (
         infer("m", "prompt", "id", 7),
-        Infer("m", "id", 7, Tensors(b"prompt", is_stream=True)),
+        Infer("m", "id", Tensors(b"prompt", is_stream=True, sequence=7)),
     ),
     "contents": (CONTENTS, Infer("m", tensors=Tensors(b"prompt", 128, True))),
     "another name": (renamed(infer("m"), "n"), Infer("n", tensors=Tensors(is_stream=True))),
@@ -169,7 +170,7 @@ def test_any_bytes_are_read_or_refused(data):
 @given(st.text(), st.text(), st.text(), st.integers(0, 1 << 62))
 def test_what_is_written_is_read(model, text, id, sequence):
     found = read_infer(infer(model, text, id, sequence))
-    assert (found.model, found.id, found.sequence) == (model, id, sequence)
+    assert (found.model, found.id, found.tensors.sequence) == (model, id, sequence)
     assert found.tensors.text == text.encode()
 
 
