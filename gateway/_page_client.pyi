@@ -14,9 +14,9 @@ class PageClient(asyncio.Protocol):
         on_lost: Callable[[str, bool], None],
         max_bytes: int,
     ) -> None:
-        """`on_page(status, data, start, kept)`: the answer to what was asked, `data` from `start` on;
-        not kept: the connection is over. `on_lost(why, heard)`: no answer comes any more, once; `heard`: something had come
-        since the request."""
+        """`on_page(status, data, start, kept)`: the answer to what was asked, `data` from `start`
+        on; not kept: the connection is over. `on_lost(why, heard)`: no answer comes any more, once;
+        `heard`: something had come since the request."""
 
     def ask(self, request: bytes) -> None:
         """Write a request, once connected and with none under way."""
