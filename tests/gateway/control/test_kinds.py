@@ -12,7 +12,7 @@ import pytest
 from engines.load import EngineLoad
 from gateway.config import Config, Secret
 from router import State
-from tests.gateway.control.test_prober import FAST, House
+from tests.gateway.control.house import FAST, House
 
 RECORDINGS = Path(__file__).parents[2] / "engines" / "recordings"
 BUSY = {"running": 2.0, "waiting": 1.0}
