@@ -92,6 +92,9 @@ class Kind:
     keep_alive_s: float = 4.0
     """Our idle connections close after this. uvicorn closes after 5 s, and a request written at
     that moment is lost: stay below it."""
+    ends_with_connection: bool = True
+    """Whether closing a connection ends what runs for it, in all versions; else the engine may
+    work on what nobody waits for."""
     dying_answers: tuple[tuple[int, bytes], ...] = ()
     """(status, a piece of the body): an engine that answers so does not recover by itself, and
     the request may be asked elsewhere."""

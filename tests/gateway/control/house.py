@@ -1,5 +1,6 @@
 """A prober with all that it needs, in front of engines on real sockets."""
 
+import json
 import time
 
 from gateway._shared import Shared
@@ -10,6 +11,7 @@ from gateway.config.schema import Overload
 from gateway.fleet import Fleet
 from gateway.kv_following import KvFollowing
 from gateway.prober import Prober
+from gateway.state import describe_endpoint
 
 FAST = HealthConfig(
     interval_s=0.2,
@@ -34,7 +36,7 @@ class House:
         self.changes = 0
         self.condemned = []
         self.left = []
-        caches = Caches(self.table, self.shared.index, self.shared.adapters)
+        caches = self.caches = Caches(self.table, self.shared.index, self.shared.adapters)
         self.prober = Prober(
             self.table,
             self.fleet,
@@ -60,6 +62,13 @@ class House:
         member = self.fleet.add(engine, "config", time.monotonic())
         self.prober.add(member)
         return member
+
+    def described(self, slot):
+        """As the admin API has it."""
+        watch = self.prober.watches[slot]
+        return json.loads(
+            json.dumps(describe_endpoint(watch, self.table, self.caches, time.monotonic()))
+        )
 
     def state(self, slot=0):
         return self.table.row(slot)[0]

@@ -78,6 +78,26 @@ def test_is_told_by_what_it_answers(engine_double, pen, until, name, kind, load)
     play(engine_double, pen, until, recording(name), inside)
 
 
+def test_admins_see_loads_rates_and_what_is_wrong(engine_double, pen, until):
+    async def inside(house, member, engine):
+        def described():
+            return house.described(0)
+
+        await until(lambda: described()["engine"] is not None)
+        assert described()["kind"] == "tgi"
+        assert described()["ends_with_connection"] is True
+        assert described()["engine_fault"] == ""
+        engine.recorded["/metrics"][1] += "tgi_request_duration_sum 7\n"
+        await until(lambda: (described()["engine"]["rates"] or {}).get("requests_per_s") == 0.0)
+        assert described()["engine"]["running"] == 2.0
+        assert described()["engine"]["rates"]["generation_tokens_per_s"] == 0.0
+        engine.recorded["/metrics"] = [500, ""]
+        await until(lambda: described()["engine"] is None)
+        assert described()["engine_fault"] == "answers 500"
+
+    play(engine_double, pen, until, recording("tgi"), inside)
+
+
 def test_what_is_configured_is_not_asked_for(engine_double, pen, until):
     async def inside(house, member, engine):
         assert member.kind == "vllm"
