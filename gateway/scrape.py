@@ -5,6 +5,7 @@ Whatever goes wrong is told as None, and the next one comes all the same.
 """
 
 import asyncio
+import logging
 import random
 import ssl
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from engines.load import EngineLoad, LoadReader
 from gateway._page_client import PageClient
 
 __all__ = ["Pace", "Page", "Scrape", "Wheel"]
+
+log = logging.getLogger("headgate.health")
 
 PAGE_BYTES = 8 << 20
 """Most that is read of a page; vLLM's is 100 KB, with many adapters some MB."""
@@ -51,7 +54,10 @@ class Wheel:
         while self._turn < now and self._due:
             self._turn += 1
             for scrape in self._due.pop(self._turn, ()):
-                scrape.on_turn(self._turn)
+                try:
+                    scrape.on_turn(self._turn)
+                except Exception:  # a bug in one must not stop all the others
+                    log.exception("a scrape failed")
         self._turn = max(self._turn, now)
         if self._due and self._timer is None:
             self._timer = self._loop.call_later(TURN_S, self._go_on)
@@ -90,7 +96,7 @@ class Scrape:
     """Begins at once; `stop` ends it. Make it and use it in the event loop.
 
     `on_load(load)` gets what a page said, None if it said nothing in time, and tells whether the
-    engine has work. It must not raise.
+    engine has work. What it raises is logged, and the next scrape comes all the same.
     """
 
     def __init__(
@@ -208,5 +214,9 @@ class Scrape:
         self._dial = None
         self._answered_s = self._loop.time()
         took_s = self._answered_s - self._asked_s
-        wait_s = self.pace.next_s(self._on_load(load), took_s) * random.uniform(0.8, 1.2)
-        self._turn = self._wheel.put(self, wait_s)
+        busy = False
+        try:
+            busy = self._on_load(load)
+        finally:
+            wait_s = self.pace.next_s(busy, took_s) * random.uniform(0.8, 1.2)
+            self._turn = self._wheel.put(self, wait_s)

@@ -178,6 +178,32 @@ def test_it_can_be_wanted_soon():
     asyncio.run(inside())
 
 
+def test_whoever_fails_to_take_a_load_gets_the_next_one():
+    """And so do the others on the wheel."""
+
+    async def inside():
+        told = []
+        async with Server([WHOLE]) as server:
+            wheel = Wheel()
+
+            def on_load(load):
+                told.append(load)
+                raise ValueError("a bug")
+
+            places = (server.port, 1)  # nobody is at the other
+            scrapes = [
+                Scrape(wheel, Page("127.0.0.1", port, REQUEST), VLLM, Pace(0.01, 0.01), 1, on_load)
+                for port in places
+            ]
+            async with asyncio.timeout(5):
+                while told.count(None) < 3 or told.count(RUNNING) < 3:
+                    await asyncio.sleep(0.01)
+            for scrape in scrapes:
+                scrape.stop()
+
+    asyncio.run(inside())
+
+
 @pytest.mark.parametrize(
     ("steps", "waits_s"),
     [
