@@ -182,12 +182,12 @@ def test_whoever_fails_to_take_a_load_gets_the_next_one():
     """And so do the others on the wheel."""
 
     async def inside():
-        told = []
+        told = asyncio.Queue()
         async with Server([WHOLE]) as server:
             wheel = Wheel()
 
             def on_load(load):
-                told.append(load)
+                told.put_nowait(load)
                 raise ValueError("a bug")
 
             places = (server.port, 1)  # nobody is at the other
@@ -196,8 +196,9 @@ def test_whoever_fails_to_take_a_load_gets_the_next_one():
                 for port in places
             ]
             async with asyncio.timeout(5):
-                while told.count(None) < 3 or told.count(RUNNING) < 3:
-                    await asyncio.sleep(0.01)
+                left = {None: 3, RUNNING: 3}
+                while max(left.values()) > 0:
+                    left[await told.get()] -= 1
             for scrape in scrapes:
                 scrape.stop()
 
