@@ -21,13 +21,15 @@ class Series:
     """From the page's unit to ours."""
 
 
-Names = tuple[str | Series, ...]
+One = str | Series
+Names = tuple[One | tuple[One, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class MetricNames:
     """Where each field of `EngineLoad` stands on an engine's page, newest names first: the first
-    that is there and can be read counts. A plain name is a `Series` of this name."""
+    that is there and can be read counts. A plain name is a `Series` of this name; those of a tuple
+    count together."""
 
     running: Names = ()
     waiting: Names = ()
