@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from engines.sim import SimConfig
+from engines.sim.config import SimConfig
 from engines.sim.core import Core
 from engines.sim.metrics import Metrics
 

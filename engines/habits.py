@@ -21,13 +21,15 @@ class Series:
     """From the page's unit to ours."""
 
 
-Names = tuple[str | Series, ...]
+One = str | Series
+Names = tuple[One | tuple[One, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class MetricNames:
     """Where each field of `EngineLoad` stands on an engine's page, newest names first: the first
-    that is there and can be read counts. A plain name is a `Series` of this name."""
+    that is there and can be read counts. A plain name is a `Series` of this name; those of a tuple
+    count together."""
 
     running: Names = ()
     waiting: Names = ()
@@ -97,6 +99,9 @@ class Kind:
     keep_alive_s: float = 4.0
     """Our idle connections close after this. uvicorn closes after 5 s, and a request written at
     that moment is lost: stay below it."""
+    ends_with_connection: bool = True
+    """Whether closing a connection ends what runs for it, in all versions; else the engine may
+    work on what nobody waits for."""
     dying_answers: tuple[tuple[int, bytes], ...] = ()
     """(status, a piece of the body): an engine that answers so does not recover by itself, and
     the request may be asked elsewhere."""

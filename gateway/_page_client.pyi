@@ -14,8 +14,8 @@ class PageClient(asyncio.Protocol):
         on_lost: Callable[[str, bool], None],
         max_bytes: int,
     ) -> None:
-        """`on_page(status, data, start, kept)`: the answer to what was asked, from data[start:] on;
-        not kept: the connection is over. `on_lost(why, heard)`: no answer comes any more, once;
+        """`on_page(status, data, start, kept)`: the answer to what was asked, `data` from `start`
+        on; not kept: the connection is over. `on_lost(why, heard)`: no answer comes any more, once;
         `heard`: something had come since the request."""
 
     def ask(self, request: bytes) -> None:

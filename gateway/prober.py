@@ -54,6 +54,11 @@ class Watch:
     load: EngineLoad | None = None
     """As the engine said last; None: it did not say."""
     load_s: float = -1.0e9
+    load_fault: str = ""
+    """Why it did not say, if it has metrics at all."""
+    before: EngineLoad | None = None
+    """What it had said the time before, and when."""
+    before_s: float = -1.0e9
     models_s: float = -1.0e9
     resolved_s: float = -1.0e9
     last_outcome: Outcome | None = None
@@ -292,7 +297,7 @@ class Prober:
         self._fleet.move(member, address)
         watch.health = self._new_health(member, time.monotonic())
         watch.models_s = -1.0e9
-        watch.load = None
+        watch.load = watch.before = None
         watch.asleep = False
         self._scraping.stop(member.slot)
         self._write_new_row(member)
@@ -337,7 +342,9 @@ class Prober:
     def _on_load(self, slot: int, load: EngineLoad | None) -> bool:
         """What a scrape brought. True: there is work for the engine."""
         watch, now_s = self.watches[slot], time.monotonic()
-        watch.load, watch.load_s = load, now_s
+        if watch.load is not None:
+            watch.before, watch.before_s = watch.load, watch.load_s
+        watch.load, watch.load_s, watch.load_fault = load, now_s, self._scraping.why(slot)
         overloaded = load is not None and _is_overloaded(load, self._overload)
         self._table.set_row(slot, overloaded=overloaded)
         ours = self._table.load(slot)

@@ -1,10 +1,11 @@
 """Scrapes of one metrics page, again and again, over a kept connection and at its own pace.
 
-There is a task only while a connection is dialled: what is left per scrape is a timer, a write and
-a read. Whatever goes wrong is told as None, and the next one comes all the same.
+There is a task only while a connection is dialled: what is left per scrape is a write and a read.
+Whatever goes wrong is told as None, and the next one comes all the same.
 """
 
 import asyncio
+import logging
 import random
 import ssl
 from collections.abc import Callable
@@ -13,12 +14,53 @@ from typing import NamedTuple
 from engines.load import EngineLoad, LoadReader
 from gateway._page_client import PageClient
 
-__all__ = ["Pace", "Page", "Scrape"]
+__all__ = ["Pace", "Page", "Scrape", "Wheel"]
+
+log = logging.getLogger("headgate.health")
 
 PAGE_BYTES = 8 << 20
 """Most that is read of a page; vLLM's is 100 KB, with many adapters some MB."""
 SHARE = 0.1
 """Of the time an engine may be busy with our scrapes: they run in its API server's loop."""
+
+
+TURN_S = 0.02
+"""Scrapes that are due within it begin together: of a thousand a second, each alone would wake
+the process twice."""
+
+
+class Wheel:
+    """When each scrape goes on, for all of them: one timer. Make it inside the loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._due: dict[int, list[Scrape]] = {}
+        self._turn = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._start_s = self._loop.time()
+
+    def put(self, scrape: "Scrape", wait_s: float) -> int:
+        """Have `scrape.on_turn(turn)` called in so many seconds, or a turn later; the turn."""
+        turn = int((self._loop.time() - self._start_s + wait_s) / TURN_S) + 1
+        turn = max(turn, self._turn + 1)
+        self._due.setdefault(turn, []).append(scrape)
+        if self._timer is None:
+            self._timer = self._loop.call_later(TURN_S, self._go_on)
+        return turn
+
+    def _go_on(self) -> None:
+        self._timer = None
+        now = int((self._loop.time() - self._start_s) / TURN_S)
+        while self._turn < now and self._due:
+            self._turn += 1
+            for scrape in self._due.pop(self._turn, ()):
+                try:
+                    scrape.on_turn(self._turn)
+                except Exception:  # a bug in one must not stop all the others
+                    log.exception("a scrape failed")
+        self._turn = max(self._turn, now)
+        if self._due and self._timer is None:
+            self._timer = self._loop.call_later(TURN_S, self._go_on)
 
 
 class Page(NamedTuple):
@@ -54,11 +96,12 @@ class Scrape:
     """Begins at once; `stop` ends it. Make it and use it in the event loop.
 
     `on_load(load)` gets what a page said, None if it said nothing in time, and tells whether the
-    engine has work. It must not raise.
+    engine has work. What it raises is logged, and the next scrape comes all the same.
     """
 
     def __init__(
         self,
+        wheel: Wheel,
         page: Page,
         reader: LoadReader,
         pace: Pace,
@@ -69,6 +112,7 @@ class Scrape:
         self.timeout_s = timeout_s
         self.why = ""
         """What went wrong last; empty: nothing since the last page."""
+        self._wheel = wheel
         self._page = page
         self._reader = reader
         self._on_load = on_load
@@ -78,23 +122,27 @@ class Scrape:
         self._fresh = False
         self._asking = False
         self._asked_s = self._answered_s = 0.0
-        self._timer: asyncio.TimerHandle | asyncio.Handle = self._loop.call_soon(self._begin)
+        self._turn = wheel.put(self, 0.0)
 
     def soon(self) -> None:
         """Do not wait for the next one's time."""
         if not self._asking:
-            self._timer.cancel()
-            self._timer = self._loop.call_soon(self._begin)
+            self._turn = self._wheel.put(self, 0.0)
 
     def stop(self) -> None:
         """Nothing more comes."""
-        self._timer.cancel()
+        self._turn = 0
         self._drop()
+
+    def on_turn(self, turn: int) -> None:
+        """The wheel's. A turn that was put off since does not count."""
+        if turn == self._turn:
+            (self._give_up if self._asking else self._begin)()
 
     def _begin(self) -> None:
         self._asking = True
         self._asked_s = now_s = self._loop.time()
-        self._timer = self._loop.call_later(self.timeout_s, self._give_up)
+        self._turn = self._wheel.put(self, self.timeout_s)
         if self._client is None:
             self._redial()
         elif now_s - self._answered_s >= self._page.keep_alive_s:
@@ -164,8 +212,11 @@ class Scrape:
     def _finish(self, load: EngineLoad | None) -> None:
         self._asking = self._fresh = False
         self._dial = None
-        self._timer.cancel()
         self._answered_s = self._loop.time()
         took_s = self._answered_s - self._asked_s
-        wait_s = self.pace.next_s(self._on_load(load), took_s) * random.uniform(0.8, 1.2)
-        self._timer = self._loop.call_later(wait_s, self._begin)
+        busy = False
+        try:
+            busy = self._on_load(load)
+        finally:
+            wait_s = self.pace.next_s(busy, took_s) * random.uniform(0.8, 1.2)
+            self._turn = self._wheel.put(self, wait_s)

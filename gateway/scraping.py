@@ -13,7 +13,7 @@ from engines.nvidia import DCGM_METRICS
 from gateway.config import Engine, EngineUrl, parse_engine_url
 from gateway.config.schema import Health
 from gateway.fleet import Member
-from gateway.scrape import Pace, Page, Scrape
+from gateway.scrape import Pace, Page, Scrape, Wheel
 from gateway.version import VERSION
 
 __all__ = ["Scraping"]
@@ -49,6 +49,7 @@ class Scraping:
         self._context = context
         self._on_load = on_load
         self._scraped: dict[int, _Scraped] = {}
+        self._wheel = Wheel()
 
     def configure(self, config: Health) -> None:
         """Take other intervals."""
@@ -121,7 +122,7 @@ class Scraping:
         pace: Pace,
         on_load: Callable[[EngineLoad | None], bool],
     ) -> Scrape:
-        return Scrape(page, reader, pace, self._config.timeout_s, on_load)
+        return Scrape(self._wheel, page, reader, pace, self._config.timeout_s, on_load)
 
     def _on_own(self, slot: int, scraped: _Scraped, load: EngineLoad | None) -> bool:
         if load is not None and load.gpu_utilisation is None:

@@ -6,7 +6,7 @@ import pytest
 
 from engines.kind import KINDS
 from engines.load import EngineLoad, LoadReader
-from gateway.scrape import Pace, Page, Scrape
+from gateway.scrape import Pace, Page, Scrape, Wheel
 
 VLLM = LoadReader(KINDS["vllm"].metrics)
 REQUEST = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -62,7 +62,7 @@ async def loads_of(port, n, timeout_s=0.2, pace=None, keep_alive_s=4.0):
         return True
 
     page = Page("127.0.0.1", port, REQUEST, keep_alive_s=keep_alive_s)
-    scrape = Scrape(page, VLLM, pace or Pace(0.01, 0.01), timeout_s, on_load)
+    scrape = Scrape(Wheel(), page, VLLM, pace or Pace(0.01, 0.01), timeout_s, on_load)
     found = [await asyncio.wait_for(queue.get(), 5) for _ in range(n)]
     why = scrape.why
     scrape.stop()
@@ -168,12 +168,39 @@ def test_it_can_be_wanted_soon():
         async with Server([WHOLE]) as server:
             page = Page("127.0.0.1", server.port, REQUEST)
             scrape = Scrape(
-                page, VLLM, Pace(60, 60), 1.0, lambda load: bool(queue.put_nowait(load))
+                Wheel(), page, VLLM, Pace(60, 60), 1.0, lambda load: bool(queue.put_nowait(load))
             )
             await asyncio.wait_for(queue.get(), 5)
             scrape.soon()
             await asyncio.wait_for(queue.get(), 5)
             scrape.stop()
+
+    asyncio.run(inside())
+
+
+def test_whoever_fails_to_take_a_load_gets_the_next_one():
+    """And so do the others on the wheel."""
+
+    async def inside():
+        told = asyncio.Queue()
+        async with Server([WHOLE]) as server:
+            wheel = Wheel()
+
+            def on_load(load):
+                told.put_nowait(load)
+                raise ValueError("a bug")
+
+            places = (server.port, 1)  # nobody is at the other
+            scrapes = [
+                Scrape(wheel, Page("127.0.0.1", port, REQUEST), VLLM, Pace(0.01, 0.01), 1, on_load)
+                for port in places
+            ]
+            async with asyncio.timeout(5):
+                left = {None: 3, RUNNING: 3}
+                while max(left.values()) > 0:
+                    left[await told.get()] -= 1
+            for scrape in scrapes:
+                scrape.stop()
 
     asyncio.run(inside())
 
