@@ -22,6 +22,8 @@ class Dialect(IntEnum):
     """Anthropic: `event: error`, ended by `message_stop`."""
     RESPONSES = 3
     """OpenAI responses: typed events, ended by `response.completed` and its siblings."""
+    TRITON = 4
+    """KServe's v2 protocol: `{"error": "..."}`; streams end without a mark."""
 
 
 class Body(IntEnum):
@@ -88,10 +90,16 @@ def find_route(path: str, extra: tuple[Route, ...] = ()) -> Route | None:
 
 
 def refusal_body(
-    dialect: int, status: int, kind: str, message: str, code: str | None = None
+    dialect: int,
+    status: int,
+    kind: str,
+    message: str,
+    code: str | None = None,
+    field: str | None = None,
 ) -> bytes:
-    """The JSON body of an error answer. `kind` and `code` are OpenAI's `type` and `code`."""
-    return _encode(_error(dialect, status, kind, message, code))
+    """The JSON body of an error answer. `kind`, `code` and `field` are OpenAI's `type`, `code` and
+    `param`."""
+    return _encode(_error(dialect, status, kind, message, code, field))
 
 
 def stream_error(
@@ -113,12 +121,17 @@ def stream_error(
 
 
 def _error(
-    dialect: int, status: int, kind: str, message: str, code: str | None
+    dialect: int,
+    status: int,
+    kind: str,
+    message: str,
+    code: str | None,
+    field: str | None = None,
 ) -> dict[str, object]:
     if dialect == Dialect.MESSAGES:
         name = _MESSAGES_TYPES.get(status, "api_error")
         return {"type": "error", "error": {"type": name, "message": message}}
-    error = {"message": message, "type": kind, "param": None, "code": code or status}
+    error = {"message": message, "type": kind, "param": field, "code": code or status}
     return {"error": error}
 
 

@@ -9,6 +9,7 @@ from engines.nim import NIM
 from engines.ollama import OLLAMA
 from engines.sglang import SGLANG
 from engines.tgi import TGI
+from engines.triton.kind import TRITON
 from engines.trtllm import TRTLLM
 from engines.vllm import VLLM
 
@@ -25,5 +26,5 @@ UNTOLD = OPENAI.name
 
 # In the order in which a server is asked whether it is this: what wraps another comes first.
 KINDS: dict[str, Kind] = {
-    kind.name: kind for kind in (NIM, VLLM, SGLANG, TRTLLM, LLAMACPP, OLLAMA, TGI, OPENAI)
+    kind.name: kind for kind in (NIM, VLLM, SGLANG, TRTLLM, LLAMACPP, OLLAMA, TGI, TRITON, OPENAI)
 }

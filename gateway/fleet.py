@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engines.kind import AUTO, KINDS, UNTOLD
+from engines.triton.model import TritonModel, read_model
 from gateway import messages
 from gateway.config import (
     ASK,
@@ -57,6 +58,8 @@ class Member:
     """In a block of its KV cache, as its KV events say; 0: they did not yet."""
     models: dict[str, dict[str, Any]] | None = None
     """Its model list by id; None until it was read for the first time."""
+    triton: dict[str, TritonModel] = field(default_factory=dict)
+    """Of a Triton: its models that generate text."""
     labels: int = 0
     """Its bits in the table."""
     leaving: bool = False
@@ -130,15 +133,21 @@ class Fleet:
         member.address = address
 
     def set_models(self, member: Member, entries: list[dict[str, Any]]) -> bool:
-        """Take the `data` of its /v1/models. True if that changes anything."""
+        """Take the `data` of its /v1/models. True if that changes anything.
+
+        Of a Triton each entry has its model's configuration under `triton_config`.
+        """
         old = member.models or {}
-        new = {}
+        new, triton = {}, {}
         for entry in entries:
             if isinstance(entry.get("id"), str):
                 name = entry["id"]
+                config = entry.pop("triton_config", None)
+                if config is not None and (model := read_model(config)):
+                    triton[name] = model
                 new[name] = old[name] if _same(old.get(name), entry) else entry
-        changed = member.models is None or new != old
-        member.models = new
+        changed = member.models is None or new != old or triton != member.triton
+        member.models, member.triton = new, triton
         return changed
 
     def label_bits(self, engine: Engine) -> int:
@@ -218,10 +227,15 @@ class Fleet:
         return {
             name: messages.Tokenizer("")
             if rule.tokenizer == ASK
-            else messages.Tokenizer(rule.tokenizer, rule.chat_template, self.samples[name])
+            else messages.Tokenizer(rule.tokenizer, rule.chat_template, self.samples.get(name, ()))
             for name, rule in config.models.items()
-            if rule.tokenizer == ASK or (rule.tokenizer and name in self.samples)
+            if rule.tokenizer == ASK
+            or (rule.tokenizer and (name in self.samples or self._takes_text(name)))
         }
+
+    def _takes_text(self, name: str) -> bool:
+        """Whether some engine leaves it to us to make a prompt of a conversation."""
+        return any(name in member.triton for member in self.members.values())
 
     def _free_slot(self, now_s: float) -> int:
         for index, slot in enumerate(self._slots):
@@ -268,6 +282,8 @@ def _endpoint(member: Member) -> messages.Endpoint:
         keep_alive_s=engine.keep_alive_s or KINDS[member.kind].keep_alive_s,
         path_prefix=url.prefix,
         rank=engine.rank,
+        grpc_port=(engine.grpc_port or url.port + 1) if member.kind == "triton" else 0,
+        triton=member.triton,
     )
 
 
@@ -284,6 +300,8 @@ def _models_json(members: list[Member], aliases: dict[str, list[messages.Choice]
     found: dict[str, dict[str, Any]] = {}
     for member in members:
         for name, entry in (member.models or {}).items():
+            if member.kind == "triton" and name not in member.triton:
+                continue  # it has other inputs than a text: not a model to OpenAI's clients
             if name not in found:
                 found[name] = {"object": "model", "created": 0, "owned_by": "unknown", **entry}
                 found[name].pop("permission", None)

@@ -47,20 +47,26 @@ class KvFollowing:
 
     async def look(self, probe: Probe, member: Member) -> None:
         """Ask an engine that answers, if it is time. Never raises on what it answers."""
+        if member.kind == "triton":
+            return  # it neither publishes events nor tells token ids
         rules = self._rules()
         names = [base_of(name, entry) for name, entry in (member.models or {}).items()]
         names = [name for name in dict.fromkeys(names) if name in rules and rules[name].tokenizer]
         who = (member.slot, member.generation)
         now_s = time.monotonic()
-        if names and now_s - self._looked_s.get(who, -LOOK_S) >= LOOK_S:
+        is_time = bool(names) and now_s - self._looked_s.get(who, -LOOK_S) >= LOOK_S
+        if is_time:
             self._looked_s[who] = now_s
             await self._find(probe, member, who)
         for name in names:
-            if rules[name].tokenizer == ASK or name in self._fleet.samples:
+            known = self._fleet.samples.get(name)
+            if rules[name].tokenizer == ASK or known or not member.block_tokens:
                 continue
-            if member.block_tokens:
-                self._fleet.samples[name] = await self._sample(probe, member, name)
-                self._on_change()
+            if known is None or is_time:  # another engine, or this one later, may tell
+                samples = await self._sample(probe, member, name)
+                if samples != known:
+                    self._fleet.samples[name] = samples
+                    self._on_change()
 
     def forget(self, member: Member) -> None:
         """It left, or became another in its slot."""
@@ -114,7 +120,7 @@ class KvFollowing:
             ids = None if answer is None else read_tokenize(*answer)
             if ids is not None:
                 samples.append(Sample(path, body, ids.tobytes()))
-        if not samples:
+        if not samples and model not in self._fleet.samples:
             log.warning(
                 "%s: does not tell the token ids of prompts (POST /tokenize), so the tokenizer "
                 "configured for %s cannot be compared with it",

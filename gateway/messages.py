@@ -11,6 +11,8 @@ from typing import Annotated
 
 import msgspec
 
+from engines.triton.model import TritonModel
+
 __all__ = [
     "Access",
     "Choice",
@@ -57,6 +59,10 @@ class Endpoint(msgspec.Struct, frozen=True):
     """Put before the path of each request; from a URL such as http://host/engine-a."""
     rank: int | None = None
     """Data-parallel rank behind it that requests go to."""
+    grpc_port: int = 0
+    """Of a Triton."""
+    triton: dict[str, TritonModel] = {}
+    """Of a Triton: its models that generate text."""
 
 
 class Model(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ import os
 import socket
 import ssl
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -81,6 +82,8 @@ class Probe:
 
     async def models(self, member: Member) -> tuple[list[dict[str, Any]] | None, Outcome, str]:
         """Entries of its model list; None and what was met if it cannot be read."""
+        if member.kind == "triton":
+            return await self._triton_models(member)
         path = KINDS[member.kind].models_path
         status, body, error = await self._ask(member, path)
         if error is not None:
@@ -115,6 +118,40 @@ class Probe:
                 if status == 200 and tell.is_met(body.encode()):
                     return kind.name, Outcome.GOOD, body
         return UNTOLD, Outcome.GOOD, "it does not tell"
+
+    async def _triton_models(
+        self, member: Member
+    ) -> tuple[list[dict[str, Any]] | None, Outcome, str]:
+        """Those that are loaded, each with its configuration as `triton_config`."""
+        path = KINDS[member.kind].models_path
+        status, body, error = await self._ask(member, path, b'{"ready":true}')
+        if error is not None:
+            return None, error, body
+        if status != 200:
+            return None, Outcome.ILL, f"{path} answers {status}: {body[:MAX_TEXT]}"
+        entries = []
+        try:
+            names = [one["name"] for one in msgspec.json.decode(body)]
+            for name in dict.fromkeys(names):
+                config = await self._triton_config(member, name)
+                if config is not None:  # else it was unloaded since
+                    entry = {"id": name, "object": "model", "owned_by": "triton"}
+                    entries.append({**entry, "triton_config": config})
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None, Outcome.ILL, f"{path} answers something that is no repository index"
+        if len(entries) > MAX_MODELS:
+            return None, Outcome.ILL, f"{path} lists {len(entries)} models; {MAX_MODELS} are taken"
+        return entries, Outcome.GOOD, f"{len(entries)} models"
+
+    async def _triton_config(self, member: Member, name: str) -> dict[str, Any] | None:
+        if not _is_named({"id": name}):
+            return None
+        path = f"/v2/models/{quote(name, safe='')}/config"
+        status, body, error = await self._ask(member, path)
+        if error is not None or status != 200:
+            return None
+        config = msgspec.json.decode(body)
+        return config if isinstance(config, dict) else None
 
     async def kv_sources(self, member: Member) -> list[KvSource]:
         """Where it publishes its KV events, by rank. ValueError: it does not say."""

@@ -21,10 +21,11 @@ import os
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.messages import Sample
 
@@ -39,8 +40,9 @@ DEADLINE_S = 0.2
 """A choice that knows less is better than one that is made so much later: about as long as the
 prompt of a few thousand tokens takes that is computed once more in the wrong place."""
 CLOSE_S = 1.0
+INFINITE = float("inf")
 
-Callback = Callable[["array[int] | None"], None]
+Callback = Callable[[Any], None]
 Loader = Callable[[], "Maker"]
 
 
@@ -49,6 +51,12 @@ class Maker(Protocol):
 
     def ids(self, path: str, body: bytes) -> array[int] | None:
         """The ids, None if not known; from any thread, never raising."""
+
+    def render(self, body: bytes) -> Any:
+        """A chat's prompt as text (`engines.tokens.prompt.Rendered`); as `ids`."""
+
+    def count(self, texts: Sequence[str]) -> int:
+        """Tokens of these texts together; from any thread."""
 
 
 class MismatchError(Exception):
@@ -85,20 +93,19 @@ def loader(folder: Path, *, chat_template: str = "", samples: Sequence[Sample] =
 class Job:
     """One prompt on its way."""
 
-    __slots__ = ("body", "callback", "due_s", "ids", "is_made", "maker", "path")
+    __slots__ = ("answer", "callback", "due_s", "is_made", "make")
 
     def __init__(
-        self, maker: Maker, path: str, body: bytes, callback: Callback, due_s: float
+        self, make: Callable[[], Any], callback: Callback, due_s: float = INFINITE
     ) -> None:
-        self.maker = maker
-        self.path = path
-        self.body = body
+        self.make = make
+        """Called in a thread, once."""
         self.callback: Callback | None = callback
         """None: nobody waits any more."""
         self.due_s = due_s
-        self.ids: array[int] | None = None
+        self.answer: Any = None
         self.is_made = False
-        """By the thread: `ids` is the answer."""
+        """By the thread: `answer` is there."""
 
     def cancel(self) -> None:
         """Nobody waits for it: its callback will not be called."""
@@ -130,7 +137,7 @@ class Tokenizing:
         self._waiting: deque[Job] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
-        self._queue: SimpleQueue[Job | Callable[[], None] | None] = SimpleQueue()
+        self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._threads = [
             Thread(target=self._run, name=f"tokenizing-{index}", daemon=True)
             for index in range(threads)
@@ -143,11 +150,16 @@ class Tokenizing:
         """Names of models whose ids can be made."""
         return frozenset(self._makers)
 
+    def knows(self, name: str) -> bool:
+        """Whether it is loaded, or will be."""
+        return name in self._wanted
+
     def load(self, name: str, load: Loader) -> None:
         """Make the ids of a model's prompts from when it is loaded. Again: by another loader."""
         self._makers.pop(name, None)
         self._wanted[name] = load
-        self._queue.put(self._loading(name, load))
+        # In a thread of its own: a large tokenizer takes seconds, in which all prompts were late.
+        Thread(target=self._load, args=(name, load), name=f"loading-{name}", daemon=True).start()
 
     def forget(self, name: str) -> None:
         """No longer."""
@@ -161,12 +173,31 @@ class Tokenizing:
             self._count("full" if maker and not self._closed else "unloaded")
             callback(None)
             return None
-        job = Job(maker, path, body, callback, self._loop.time() + self._deadline_s)
+        due_s = self._loop.time() + self._deadline_s
+        job = Job(partial(maker.ids, path, body), callback, due_s)
         while self._waiting and self._waiting[0].callback is None:
             self._waiting.popleft()
         self._waiting.append(job)
         if self._timer is None:
             self._timer = self._loop.call_at(job.due_s, self._look)
+        self._queue.put(job)
+        return job
+
+    def render(self, model: str, body: bytes, callback: Callback) -> Job | None:
+        """Give the callback a chat's prompt as text, however long it takes; else as `submit`."""
+        maker = self._makers.get(model)
+        return self._do(partial(maker.render, body) if maker else None, callback)
+
+    def count(self, model: str, texts: Sequence[str], callback: Callback) -> Job | None:
+        """Give the callback how many tokens the texts have together; else as `render`."""
+        maker = self._makers.get(model)
+        return self._do(partial(maker.count, texts) if maker else None, callback)
+
+    def _do(self, make: Callable[[], Any] | None, callback: Callback) -> Job | None:
+        if make is None or self._closed:
+            callback(None)
+            return None
+        job = Job(make, callback)
         self._queue.put(job)
         return job
 
@@ -200,14 +231,15 @@ class Tokenizing:
                 self._end(job, "late", None)
 
     def _deliver(self, job: Job) -> None:
-        self._end(job, "unknown" if job.ids is None else "known", job.ids)
+        self._end(job, "unknown" if job.answer is None else "known", job.answer)
 
-    def _end(self, job: Job, how: str, ids: array[int] | None) -> None:
+    def _end(self, job: Job, how: str, answer: Any) -> None:
         callback = job.callback
         if callback is not None:
             job.callback = None
-            self._count(how)
-            callback(ids)
+            if job.due_s < INFINITE:
+                self._count(how)
+            callback(answer)
 
     def _loaded(self, name: str, load: Loader, maker: Maker) -> None:
         if self._wanted.get(name) is load:
@@ -221,11 +253,9 @@ class Tokenizing:
             job = self._queue.get()
             if job is None:
                 return
-            if not isinstance(job, Job):
-                job()
-            elif job.callback is not None:
+            if job.callback is not None:
                 try:
-                    job.ids = job.maker.ids(job.path, job.body)
+                    job.answer = job.make()
                 except Exception:  # a bug, and the thread is still needed
                     log.exception("making token ids failed")
                 job.is_made = True
@@ -235,14 +265,11 @@ class Tokenizing:
                     return
             del job
 
-    def _loading(self, name: str, load: Loader) -> Callable[[], None]:
-        def run() -> None:
-            try:
-                maker = load()
-            except Exception as error:  # a folder may be broken in any way; requests go on without
-                log.error("no token ids for %s: %s", name, error)
-                return
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._loaded, name, load, maker)
-
-        return run
+    def _load(self, name: str, load: Loader) -> None:
+        try:
+            maker = load()
+        except Exception as error:  # a folder may be broken in any way; requests go on without
+            log.error("no token ids for %s: %s", name, error)
+            return
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._loaded, name, load, maker)

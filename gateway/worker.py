@@ -29,6 +29,7 @@ from gateway.messages import (
     Condemn,
     Drain,
     Drained,
+    Endpoint,
     Explain,
     Explained,
     Fleet,
@@ -78,7 +79,7 @@ class Worker:
         listener: socket.socket,
         tls: ssl.SSLContext | None,
     ) -> None:
-        self.plane = Plane(loop, shared, index, Pool)
+        self.plane = Plane(loop, shared, index, _make_pool)
         self._loop = loop
         self._listener = listener
         self._tls = tls
@@ -229,6 +230,14 @@ class Worker:
         if b" 200 " not in head.split(b"\r\n", 1)[0]:
             raise OSError("the admin listener refused")
         return body
+
+
+def _make_pool(plane: Plane, endpoint: Endpoint) -> Pool:
+    if endpoint.kind == "triton":
+        from gateway.proxy._triton import TritonPool
+
+        return TritonPool(plane, endpoint)
+    return Pool(plane, endpoint)
 
 
 def _log(settings: Settings) -> tuple[str, str]:

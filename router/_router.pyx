@@ -48,6 +48,7 @@ cdef class Router:
         cdef const int32_t* slots = ask.slots
         cdef double scale = self.scale * max(1.0, self.table.common.scale)
         ask.depths = NULL
+        ask.shuns_overloaded = False
         ask.worker = self.booker.worker
         if prompt is not None:
             ask.n_tokens = prompt.n_tokens

@@ -73,6 +73,12 @@ class Encoder:
         """What is remembered now, at most `memory_bytes`."""
         return self._held_bytes
 
+    @property
+    def leading(self) -> str:
+        """What `add_special_tokens` puts before every text, as a text: <s>, say."""
+        before = self._affixes[0] if self._affixes is not None else ()
+        return "".join(self._tokenizer.id_to_token(id) or "" for id in before)
+
     def encode(self, text: str, *, add_special_tokens: bool, namespace: str = "") -> array[int]:
         """The ids of a text, a new array. Whatever tokenizers raises.
 

@@ -9,7 +9,8 @@ ignore what tokenizer.json says. Compare with an engine (`probes`) before believ
 from __future__ import annotations  # array is no generic before Python 3.12
 
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from engines.tokens.folder import Added, Folder, FolderError, read_folder
 from engines.tokens.template import ChatTemplate
 from engines.tokens.why import UnknownError, Why
 
-__all__ = ["PromptTokens"]
+__all__ = ["PromptTokens", "Rendered"]
 
 MAX_BODY_BYTES = 1 << 20
 """Of a body; at the tokenizer's 0.2 us per byte a cold one of this size takes 200 ms."""
@@ -70,6 +71,26 @@ _ARGUMENTS = frozenset(
     )
 )
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+_REFUSALS = {
+    Why.SIZE: "the conversation is too long",
+    Why.BODY: "messages, tools or their options are not as a chat request has them",
+    Why.MEDIA: "the model takes text, no images, audio or video",
+    Why.OPTION: "a chat_template of the request's own, or truncation, is not taken",
+    Why.NO_TEMPLATE: "the model's tokenizer folder has no chat template",
+    Why.TEMPLATE: "the model's chat template refuses this conversation",
+    Why.CLOCK: "the model's chat template writes the time of day",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A conversation as its model reads it."""
+
+    text: str
+    """Without what the engine's tokenizer puts before every text."""
+    n_tokens: int
+    refused: str = ""
+    """Why there is no text, in words for the client; empty: there is one."""
 
 
 class PromptTokens:
@@ -124,6 +145,23 @@ class PromptTokens:
             self.counts[Why.FAULT] += 1
         return None
 
+    def render(self, body: bytes) -> Rendered:
+        """The prompt of a chat request, for an engine that takes text. Never raises."""
+        try:
+            request = self._read(body)
+            text = self._chat_text(request)
+            bare = text.removeprefix(self.encoder.leading)
+            ids = self._encode(bare, request, True)
+        except UnknownError as error:
+            return Rendered("", 0, _REFUSALS.get(error.why, error.why.value))
+        except Exception as error:  # tokenizers and a template's values may raise anything
+            return Rendered("", 0, f"the conversation cannot be rendered: {error}")
+        return Rendered(bare, len(ids))
+
+    def count(self, texts: Sequence[str]) -> int:
+        """How many tokens these are, all together. Whatever tokenizers raises."""
+        return sum(len(self.encoder.encode(text, add_special_tokens=False)) for text in texts)
+
     def _read(self, body: bytes) -> dict[str, Any]:
         if len(body) > self._body_bytes:
             raise UnknownError(Why.SIZE)
@@ -159,6 +197,10 @@ class PromptTokens:
         return array("I", prompt)
 
     def _chat(self, request: dict[str, Any]) -> array[int]:
+        text = self._chat_text(request)
+        return self._encode(text, request, _flag(request, "add_special_tokens", False))
+
+    def _chat_text(self, request: dict[str, Any]) -> str:
         if request.get("chat_template") is not None:
             raise UnknownError(Why.OPTION)
         tools = read_tools(request.get("tools"))
@@ -178,7 +220,7 @@ class PromptTokens:
         documents = read_documents(request.get("documents"))
         if documents is None:
             documents = read_documents(variables.get("documents"))
-        text = template.render(
+        return template.render(
             messages,
             tools=tools,
             documents=documents,
@@ -186,7 +228,6 @@ class PromptTokens:
             add_generation_prompt=prompts,
             continue_final_message=goes_on,
         )
-        return self._encode(text, request, _flag(request, "add_special_tokens", False))
 
     def _variables(self, request: dict[str, Any]) -> dict[str, Any]:
         """What a template gets beside the conversation; vLLM passes neither null nor "auto"."""

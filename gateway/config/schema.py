@@ -41,7 +41,9 @@ CountOrNone = Annotated[int, Meta(ge=0)]
 Weight = Annotated[float, Meta(gt=0)]
 Rank = Annotated[int, Meta(ge=0, le=1023)]
 Usage = Literal["observe", "exact"]
-Kind = Literal["auto", "vllm", "sglang", "trtllm", "nim", "ollama", "llamacpp", "tgi", "openai"]
+Kind = Literal[
+    "auto", "vllm", "sglang", "trtllm", "nim", "ollama", "llamacpp", "tgi", "triton", "openai"
+]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:\[\]-]*$", max_length=200)]
 Priority = Annotated[int, Meta(ge=-1000, le=1000)]
 Digest = Annotated[str, Meta(pattern=r"^(sha256:)?[0-9a-fA-F]{64}$")]
@@ -91,6 +93,11 @@ class Engine(Struct, frozen=True, kw_only=True):
     kind: Kind = "auto"
     """What runs there; auto: it is asked, each time it comes to life. openai is any server that
     speaks OpenAI and of which no more is known: also what auto makes of one that does not tell."""
+    grpc_port: Port = 0
+    """Of a Triton: where it generates. 0: the port behind that of its URL, as 8001 is to 8000."""
+    metrics_port: Port = 0
+    """Where its metrics are, in plain HTTP, if not at the URL's port. 0: there; a Triton's are two
+    behind it."""
     name: Name | None = None
     """As seen in logs, metrics and the admin API; default: host:port."""
     api_key: Secret = Secret()
@@ -109,8 +116,6 @@ class Engine(Struct, frozen=True, kw_only=True):
     endpoint, NAME.dpN, whose requests carry X-data-parallel-rank."""
     rank: Rank | None = None
     """The one data-parallel rank that requests go to; set for each by `data_parallel`."""
-    metrics_port: Port | None = None
-    """Where its metrics are, in plain HTTP, if not at the URL's port (a Triton's: 2 above)."""
     gpu_metrics: str = ""
     """http[s]://host:port of an exporter of its GPUs' counters (DCGM's), for `gpu_utilisation`."""
     gpu_labels: dict[str, str] = {}

@@ -77,7 +77,7 @@ cdef class Asking(Sink):
         self.pool = pool
         self.message = message
         self.timer = self.plane.loop.call_later(PATIENCE_S, self._late)
-        upstream = pool.take(self, False)
+        upstream = pool.take(self, None, False)
         if upstream is not None:
             self.on_connection(upstream)
         return 0

@@ -68,11 +68,13 @@ cdef class Attempts:
         self.ask.out_tokens = request.max_tokens
         if request.pinned >= 0:
             self.ask.slots = &request.pinned
-            self.ask.n_slots = 1
+            self.ask.n_slots = (
+                self.plane.table.rows[request.pinned].generation == request.pinned_generation)
         else:
             self.ask.slots = request.served.slots
             self.ask.n_slots = request.served.n_slots
         self.ask.now_s = now_s
+        self.ask.doubt = 0      # of the bus, as it is now
         self.ask.minds_others = self.plane.others_hold()
 
     cdef int look(self, Request request, double now_s) noexcept:

@@ -20,7 +20,6 @@ from gateway._shared cimport (
     status_index,
 )
 from gateway.http._head cimport Head
-from gateway.http._write cimport Buffer
 from gateway.proxy._account cimport Account
 from gateway.proxy._answer cimport relayed_head
 from gateway.proxy._asking cimport make_ids
@@ -29,7 +28,7 @@ from gateway.proxy._explain cimport decision_line
 from gateway.proxy._plane cimport Plane, Served, now_s
 from gateway.proxy._pool cimport Pool
 from gateway.proxy._relay cimport BodyKind, Relay
-from gateway.proxy._request cimport Request, start_of
+from gateway.proxy._request cimport Request
 from gateway.proxy._upstream cimport Upstream
 from gateway.proxy._waiting cimport Waiter, Waiting
 from gateway.proxy._wheel cimport Timed
@@ -38,9 +37,6 @@ from router._policy cimport BUSY, NOBODY
 from router._table cimport DYING
 
 cdef enum:
-    # Bodies up to this size go out in one write with their head: the copy is cheaper than a
-    # second vector.
-    JOINED_BYTES = 32 * 1024
     # An answer that might be turned away is sent on when it is larger than any error text.
     GATHERED_BYTES = 64 * 1024
     # Of failures in a row; where the count stops growing.
@@ -251,42 +247,18 @@ cdef class Exchange(Sink):
         pool.words[<int>EndpointWord.E_DISPATCHED] += 1
         self.plane.counts[<int>Count.DISPATCHED] += 1
         self.stage = Stage.DIALING
-        upstream = pool.take(self, self.attempts.fresh)
+        upstream = pool.take(self, self.request.path, self.attempts.fresh)
         self.attempts.fresh = False
         if upstream is not None:
             return self.on_connection(upstream)
         return 0
 
     cdef int on_connection(self, Upstream upstream) except -1:
-        cdef Buffer out = self.plane.scratch
-        cdef Request request = self.request
-        cdef bint joined = request.body is None or request.body_size <= JOINED_BYTES
         self.upstream = upstream
         self.stage = Stage.WAITING
         self.account.dispatch_s = now_s()
-        out.clear()
-        out.put_bytes(request.method)
-        out.put(b" ", 1)
-        out.put_bytes(self.pool.path_prefix)
-        out.put_bytes(request.target)
-        out.put(b" HTTP/1.1\r\n", 11)
-        out.put_bytes(self.pool.host_line)
-        if request.credentials is not None and not self.pool.has_api_key:
-            out.put_bytes(request.credentials)
-        out.put_bytes(request.fields)
-        if request.body is not None:
-            out.put(b"Content-Length: ", 16)
-            out.put_number(request.body_size)
-            out.put(b"\r\n", 2)
-        out.put(b"\r\n", 2)
-        if joined and request.body_size:
-            out.put(start_of(request.body), request.body_size)
-        self.pool.words[<int>EndpointWord.E_BYTES_OUT] += out.size
-        if not joined:
-            self.pool.words[<int>EndpointWord.E_BYTES_OUT] += request.body_size
         self.plane.wheel.set(self.client, self.account.dispatch_s + self.plane.first_byte_s)
-        upstream.send(self, out.take(), None if joined else request.body)
-        return 0
+        return self.pool.ask(upstream, self, self.request)
 
     # -- the response
 
@@ -477,7 +449,7 @@ cdef class Exchange(Sink):
         self.upstream = None
         if self.reusable and not upstream.closed and upstream.is_flushed():
             if self.client.stalled_s:
-                upstream.transport.resume_reading()
+                upstream.hold(False)
             self.pool.give(upstream)
         else:
             upstream.abort()
@@ -711,14 +683,11 @@ cdef class Exchange(Sink):
             self.plane.wheel.set(self.client, self.held_until_s)
         if self.upstream is None or self.upstream.closed:
             return 0
-        if full:
-            self.upstream.transport.pause_reading()
-        else:
+        if not full:
             # The engine was not to blame for the silence.
             self.account.last_s = now_s()
             self.plane.wheel.set(self.client, self._patience_s())
-            self.upstream.transport.resume_reading()
-        return 0
+        return self.upstream.hold(full)
 
     # -- the account
 

@@ -74,7 +74,7 @@ cdef class Plane:
     cdef bint waking
     cdef readonly object settings   # messages.Settings
     cdef object choices             # of the aliases, as the Fleet said them
-    cdef dict contexts              # CA file -> TLS context
+    cdef dict contexts              # (CA file, for gRPC) -> TLS context
     cdef unsigned long n_ticks
     # per message scratch, never kept across a callback
     cdef Head head
@@ -146,6 +146,8 @@ cdef class Plane:
     # Do requests wait in another worker?
     cdef bint others_hold(self) noexcept nogil
     # The model as the present fleet has it; None: no more.
+    # Is a model's tokenizer here, to make prompts of conversations and to count tokens?
+    cdef bint has_tokenizer(self, str model) except -1
     cdef Served current(self, Served served)
     # A prompt goes to an endpoint: the control process assumes that it is cached there.
     cdef void note_sent(self, int slot, unsigned int generation, Prompt prompt) noexcept nogil

@@ -311,14 +311,17 @@ cdef class Plane:
             log.error("%s cannot be used: %s", endpoint.name, error)
             return None
 
-    def tls_context(self, str ca_file):
+    def tls_context(self, str ca_file, bint for_grpc=False):
         """The TLS context for engines that are verified by this CA file; '': the system's CAs.
 
         Reading the CAs takes tens of milliseconds, so each file is read once. OSError.
         """
-        context = self.contexts.get(ca_file)
+        context = self.contexts.get((ca_file, for_grpc))
         if context is None:
-            context = self.contexts[ca_file] = ssl.create_default_context(cafile=ca_file or None)
+            context = ssl.create_default_context(cafile=ca_file or None)
+            if for_grpc:
+                context.set_alpn_protocols(["h2"])
+            self.contexts[ca_file, for_grpc] = context
         return context
 
     cdef Path path(self, bytes name):
@@ -408,6 +411,9 @@ cdef class Plane:
                     self.shared.column(worker)[<int>Count.HELD_REQUESTS] > 0):
                 return True
         return False
+
+    cdef bint has_tokenizer(self, str model) except -1:
+        return self.tokenizing is not None and self.tokenizing.knows(model)
 
     cdef Served current(self, Served served):
         return self.models.get(served.key) if served.key else self.unnamed

@@ -6,7 +6,8 @@ finds none idle waits for whichever comes first: its dial, or a connection that 
 
 from libc.stdint cimport int64_t
 
-from gateway.proxy._plane cimport Plane
+from gateway.proxy._plane cimport Path, Plane
+from gateway.proxy._request cimport Request
 from gateway.proxy._upstream cimport Sink, Upstream
 from router._table cimport Load
 
@@ -29,8 +30,11 @@ cdef class Pool:
     cdef object tls                     # SSLContext or None
     cdef bint closed
 
-    # A connection at once, or None: the sink will be called. `fresh`: none that was used before.
-    cdef Upstream take(self, Sink sink, bint fresh)
+    # A connection at once, or None: the sink will be called. `path`: of what will be asked there;
+    # None: a question of our own. `fresh`: no connection that was used before.
+    cdef Upstream take(self, Sink sink, Path path, bint fresh)
+    # Begin an exchange with what a client asks for. The sink is not called before this returns.
+    cdef int ask(self, Upstream upstream, Sink sink, Request request) except -1
     # Give a connection back for others.
     cdef int give(self, Upstream upstream) except -1
     # The sink no longer waits.

@@ -3,7 +3,7 @@
 No I/O here. The readers answer with a Reason (0: go on) and leave its details in `details`.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from gateway.http._head cimport Head
 from gateway.proxy._envelope cimport Envelope, Value
@@ -44,6 +44,7 @@ cdef class Request:
     cdef int64_t body_size
     cdef Served served              # None: no model was chosen
     cdef int32_t pinned             # the one slot that may serve it; -1: any
+    cdef uint32_t pinned_generation     # of that slot: later it is another endpoint
     cdef Prompt prompt              # its blocks, until the response begins
     cdef size_t prompt_bytes        # of it, in canonical form
     cdef bint has_ids               # the blocks are of token ids, not of text

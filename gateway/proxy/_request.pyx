@@ -447,6 +447,7 @@ cdef class Request:
             if (pool is not None and pool.generation == generation
                     and holder == (self.holder or "")):
                 self.pinned = slot
+                self.pinned_generation = generation
                 return 0
         return self._refuse(Reason.UNKNOWN_RESPONSE, (response,))
 

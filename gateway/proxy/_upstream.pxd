@@ -34,6 +34,8 @@ cdef class Upstream:
     cdef double idle_since_s
     cdef int fd
 
+    # The engine shall wait, as its sink cannot take more, or no longer.
+    cdef int hold(self, bint is_held) except -1
     # Begin an exchange: `message` and, if not None, `body` behind it.
     cdef int send(self, Sink sink, bytes message, object body) except -1
     # The exchange has its response, or wants no more of it.

@@ -126,6 +126,13 @@ cdef class Upstream:
     def resume_writing(self):
         pass
 
+    cdef int hold(self, bint is_held) except -1:
+        if is_held:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+        return 0
+
     cdef int send(self, Sink sink, bytes message, object body) except -1:
         self.sink = sink
         self.in_body = False

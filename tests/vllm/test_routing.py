@@ -314,7 +314,10 @@ def test_index_is_what_the_engines_hold(scene: Scene, figure: Note) -> None:
     scene.check_blocks()
 
     held = [oracle.held for oracle in scene.oracles.values()]
-    assert all(one.evicted > CACHING_BLOCKS // 2 for one in held), [one.evicted for one in held]
+    # One request at a time: where a replica is warm it gets more of them than the other.
+    evicted = [one.evicted for one in held]
+    assert min(evicted) > 0
+    assert sum(evicted) > CACHING_BLOCKS // 2
     known = [asked for asked in scene.asked if asked.known]
     assert len(known) > 0.8 * len(scene.asked)
     assert {asked.endpoint for asked in known} == set(scene.oracles)

@@ -167,7 +167,7 @@ WRONG = [
     (
         "engines: [{url: 'http://a', kind: vlm}]",
         "engines[0].kind: expected one of auto, vllm, sglang, trtllm, nim, ollama, llamacpp, tgi, "
-        "openai, got 'vlm'",
+        "triton, openai, got 'vlm'",
     ),
     (
         "engines: [{url: 'ftp://a'}]",

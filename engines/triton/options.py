@@ -1,0 +1,124 @@
+"""Which option of an OpenAI request is which input of a model: one table for all flavours.
+
+What no flavour has, and whether it may be left out, stands here too: this file is the answer to
+"what does Triton not do".
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engines.triton.model import Flavour, TritonModel
+
+__all__ = ["IGNORED", "OPTIONS", "REFUSED", "Option", "RefusedError"]
+
+
+class RefusedError(Exception):
+    """A request that this model cannot serve. `field`: what of it; `status`: of the answer."""
+
+    def __init__(self, text: str, field: str | None = None, status: int = 400) -> None:
+        super().__init__(text)
+        self.field = field
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A number or a truth value that changes what is generated."""
+
+    field: str
+    """In an OpenAI request (or in vLLM's extension of it)."""
+    kind: type
+    """float, int or bool."""
+    neutral: float | bool | None
+    """The value that changes nothing, so that it may be left out."""
+    tensorrt_llm: tuple[str, ...] = ()
+    """Inputs that mean it, the newest name first."""
+    llmapi: tuple[str, ...] = ()
+    vllm: str = ""
+    """Key in sampling_parameters."""
+
+    def input_of(self, model: TritonModel) -> str | None:
+        """The model's input for it; None: it has none."""
+        names = self.llmapi if model.flavour is Flavour.LLMAPI else self.tensorrt_llm
+        return next((name for name in names if name in model.inputs), None)
+
+    def read(self, request: Mapping[str, Any]) -> Any:
+        """Its value; None: not asked for. RefusedError: of another type."""
+        value = request.get(self.field)
+        if value is None:
+            return None
+        wanted: tuple[type, ...] = (int, float) if self.kind is float else (self.kind,)
+        if not isinstance(value, wanted) or (isinstance(value, bool) and self.kind is not bool):
+            raise RefusedError(f"{self.field} must be {_NAMES[self.kind]}", self.field)
+        return self.kind(value)
+
+
+_NAMES = {float: "a number", int: "an integer", bool: "true or false"}
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        "temperature", float, 1.0, ("temperature",), ("sampling_param_temperature",), "temperature"
+    ),
+    Option("top_p", float, 1.0, ("top_p", "runtime_top_p"), ("sampling_param_top_p",), "top_p"),
+    Option("top_k", int, 0, ("top_k", "runtime_top_k"), ("sampling_param_top_k",), "top_k"),
+    Option("min_p", float, 0.0, ("min_p",), ("sampling_param_min_p",), "min_p"),
+    Option("seed", int, None, ("seed", "random_seed"), ("sampling_param_seed",), "seed"),
+    Option(
+        "frequency_penalty",
+        float,
+        0.0,
+        ("frequency_penalty",),
+        ("sampling_param_frequency_penalty",),
+        "frequency_penalty",
+    ),
+    Option(
+        "presence_penalty",
+        float,
+        0.0,
+        ("presence_penalty",),
+        ("sampling_param_presence_penalty",),
+        "presence_penalty",
+    ),
+    Option(
+        "repetition_penalty",
+        float,
+        1.0,
+        ("repetition_penalty",),
+        ("sampling_param_repetition_penalty",),
+        "repetition_penalty",
+    ),
+    Option("length_penalty", float, 1.0, ("length_penalty", "len_penalty"), (), "length_penalty"),
+    Option(
+        "min_tokens",
+        int,
+        0,
+        ("min_tokens", "min_length"),
+        ("sampling_param_min_tokens",),
+        "min_tokens",
+    ),
+    Option("ignore_eos", bool, False, (), ("sampling_param_ignore_eos",), "ignore_eos"),
+)
+
+REFUSED: Mapping[str, tuple[Any, str]] = {
+    "logit_bias": ({}, "logit_bias needs token ids, and Triton's models take text"),
+    "suffix": ("", "suffix is not there with Triton's models"),
+    "functions": ([], "functions are the old form of tools; use tools"),
+    "audio": (None, "Triton's models give text, no audio"),
+    "prompt_embeds": (None, "Triton's models take text, no embeddings"),
+}
+"""Field: (the value besides null that changes nothing, why it cannot be served)."""
+
+IGNORED = (
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "prediction",
+    "safety_identifier",
+    "prompt_cache_key",
+    "parallel_tool_calls",
+    "verbosity",
+    "priority",
+)
+"""Hints: an answer that goes without them is still the answer that was asked for."""

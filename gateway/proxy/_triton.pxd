@@ -1,0 +1,53 @@
+"""A Triton endpoint: OpenAI's requests as gRPC calls, its messages as OpenAI's answers.
+
+To an exchange it looks like any other connection: a `TritonUpstream` answers with the head and the
+body that a server speaking OpenAI would have sent, up to its end.
+"""
+
+from gateway.http._write cimport Buffer
+from gateway.proxy._grpc cimport Call, Connection
+from gateway.proxy._plane cimport Path, Plane
+from gateway.proxy._pool cimport Pool
+from gateway.proxy._request cimport Request
+from gateway.proxy._triton_reply cimport Choice, Reply
+from gateway.proxy._upstream cimport Sink, Upstream
+
+cdef class TritonPool(Pool):
+    cdef list connections           # that may carry further calls
+    cdef bytes head                 # the header block's fields that are the same for all calls
+    cdef int grpc_port
+    cdef object grpc_tls
+    cdef object callers             # deque of Sink: wait for a connection
+    cdef bint dialing
+    # private
+    cdef Connection _connection(self)
+    cdef int _fail_callers(self, str why) except -1
+
+cdef class TritonCall(Call):
+    cdef TritonUpstream upstream
+    cdef Choice choice
+
+cdef class TritonUpstream(Upstream):
+    cdef Connection connection
+    cdef bytes head
+    cdef Request request
+    cdef object generation
+    cdef Reply reply
+    cdef list calls
+    cdef Buffer out
+    cdef object job                 # what works on a prompt or counts tokens; has `cancel`
+    cdef str tokenizer
+    cdef bint has_head
+    # private
+    cdef int _begin(self) except -1
+    cdef int _ask_model(self, list prompts, object n_tokens) except -1
+    cdef int _refuse(self, int status, str text, str field) except -1
+    cdef int _begin_stream(self) except -1
+    cdef int _flush(self) except -1
+    cdef int _close_call(self, TritonCall call) except -1
+    cdef int _finish(self) except -1
+    cdef int _count(self) except -1
+    cdef int _end(self) except -1
+    cdef int _fail(self, int status, str text) except -1
+    cdef int _drop(self, bint untouched) except -1
+    cdef int _cancel_calls(self) except -1

@@ -1,0 +1,257 @@
+"""See _triton_reply.pxd."""
+
+import msgspec
+
+from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint8_t
+
+from engines.triton._wire cimport Piece, Response, item_of, number_of, output_of
+from gateway.http._write cimport Buffer
+
+cdef bytes HEX = b"0123456789abcdef"
+cdef bytes AFTER = b'"},"logprobs":null,"finish_reason":null}]}\n\n'
+cdef bytes AFTER_TEXT = b'","logprobs":null,"finish_reason":null}]}\n\n'
+
+
+cdef class Choice:
+    def __init__(self, int index, str prompt):
+        self.index = index
+        self.prompt = prompt
+
+
+cdef class Reply:
+    """`prompts`: what the model is asked, one for each `generation.n` choices; `created`: seconds
+    since 1970; `prompt_tokens`: -1 if the model shall say it."""
+
+    def __init__(self, generation, list prompts, bytes id, str model, int64_t created,
+                 int64_t prompt_tokens, bint counts):
+        cdef Choice choice
+        self.generation = generation
+        self.id = (b"chatcmpl-" if generation.is_chat else b"cmpl-") + id
+        self.model = model
+        self.created = created
+        self.prompt_tokens = prompt_tokens
+        self.n_counted = -1
+        self.stops = generation.stops if generation.cuts_stops else ()
+        self.keeps_texts = counts or not generation.stream
+        self.choices = []
+        for prompt in prompts:
+            for _ in range(generation.n):
+                choice = Choice(len(self.choices), prompt)
+                choice.before = self._before(choice.index)
+                choice.texts = [] if self.keeps_texts else None
+                self.choices.append(choice)
+        self.n_open = len(self.choices)
+
+    def _common(self, what):
+        return {
+            "id": self.id.decode("latin-1"), "object": what, "created": self.created,
+            "model": self.model,
+        }
+
+    def _event_head(self):
+        what = "chat.completion.chunk" if self.generation.is_chat else "text_completion"
+        common = msgspec.json.encode(self._common(what)).removesuffix(b"}")
+        return b"data: " + common + b',"choices":['
+
+    def _before(self, int index):
+        opening = b'"delta":{"content":"' if self.generation.is_chat else b'"text":"'
+        return self._event_head() + b'{"index":%d,' % index + opening
+
+    cdef int take(self, Choice choice, const Response* response, Buffer out) except -1:
+        cdef Piece text = item_of(output_of(response, b"text_output", 11), 0)
+        cdef Piece why = item_of(output_of(response, b"finish_reason", 13), 0)
+        cdef int64_t n
+        n = number_of(output_of(response, b"num_input_tokens", 16))
+        if n >= 0 and choice.index % self.generation.n == 0 and not choice.has_begun:
+            self.told_tokens += n
+        n = number_of(output_of(response, b"num_output_tokens", 17))
+        if choice.is_over:
+            return 0
+        if n >= 0:
+            choice.n_tokens += n
+        elif text.size:
+            choice.n_tokens += 1
+        if why.size and not (why.size == 4 and why.start[:4] == b"None"):
+            choice.finish = why.start[:why.size]
+        if not choice.has_begun:
+            self._begin(choice, out)
+        if text.size:
+            self._say(choice, text.start, text.size, out)
+        return 0
+
+    cdef int _begin(self, Choice choice, Buffer out) except -1:
+        cdef bytes echoed
+        choice.has_begun = True
+        if self.generation.is_chat and self.generation.stream:
+            out.put_bytes(self._event_head())
+            out.put_bytes(b'{"index":%d,"delta":{"role":"assistant","content":"' % choice.index)
+            out.put_bytes(AFTER)
+        if self.generation.echo:
+            echoed = choice.prompt.encode("utf-8", "replace")
+            self._put(choice, echoed, PyBytes_GET_SIZE(echoed), out)
+        return 0
+
+    cdef int _say(self, Choice choice, const char* p, size_t n, Buffer out) except -1:
+        if choice.held is None and not self.stops and is_ascii(p, n):
+            return self._put(choice, p, n, out)
+        return self._say_carefully(
+            choice, (choice.held or b"") + PyBytes_FromStringAndSize(p, n), out)
+
+    cdef int _say_carefully(self, Choice choice, bytes text, Buffer out) except -1:
+        """Keep back what may be the beginning of a stop, or of a letter."""
+        cdef Py_ssize_t n = _kept_back(text, self.stops)
+        cut = min([at for at in [text.find(stop) for stop in self.stops] if at >= 0], default=-1)
+        if cut >= 0:
+            choice.finish = b"stop"
+            choice.is_over = True
+            self.n_open -= 1
+            text, n = text[:cut], 0
+        choice.held = text[len(text) - n:] if n else None
+        text = _valid(text[:len(text) - n])
+        if text:
+            self._put(choice, text, PyBytes_GET_SIZE(text), out)
+        if choice.is_over:
+            self._close(choice, out)
+        return 0
+
+    cdef int _put(self, Choice choice, const char* p, size_t n, Buffer out) except -1:
+        if choice.texts is not None:
+            choice.texts.append(PyBytes_FromStringAndSize(p, n))
+        if not self.generation.stream:
+            return 0
+        out.put_bytes(choice.before)
+        put_escaped(out, p, n)
+        out.put_bytes(AFTER if self.generation.is_chat else AFTER_TEXT)
+        return 0
+
+    cdef int finish(self, Choice choice, Buffer out) except -1:
+        cdef bytes rest
+        if choice.is_over:
+            return 0
+        if not choice.has_begun:
+            self._begin(choice, out)
+        if choice.held is not None:
+            rest = _valid(choice.held)
+            choice.held = None
+            self._put(choice, rest, PyBytes_GET_SIZE(rest), out)
+        choice.is_over = True
+        self.n_open -= 1
+        if choice.finish is None:
+            # TensorRT-LLM does not say it.
+            choice.finish = b"length" if (
+                choice.n_tokens >= self.generation.max_tokens) else b"stop"
+        self._close(choice, out)
+        return 0
+
+    def _close(self, Choice choice, Buffer out):
+        """The choice's last event."""
+        if not self.generation.stream:
+            return
+        empty = b'"delta":{}' if self.generation.is_chat else b'"text":""'
+        out.put_bytes(self._event_head() + b'{"index":%d,' % choice.index + empty)
+        out.put_bytes(b',"logprobs":null,"finish_reason":')
+        out.put_bytes(msgspec.json.encode(choice.finish.decode("utf-8", "replace")))
+        out.put_bytes(b"}]}\n\n")
+
+    cdef bytes ending(self):
+        usage = self._usage()
+        if not self.generation.stream:
+            what = "chat.completion" if self.generation.is_chat else "text_completion"
+            choices = [self._whole(choice) for choice in self.choices]
+            return msgspec.json.encode({**self._common(what), "choices": choices, "usage": usage})
+        if not self.generation.include_usage:
+            return b"data: [DONE]\n\n"
+        event = self._event_head() + b'],"usage":' + msgspec.json.encode(usage) + b"}\n\n"
+        return event + b"data: [DONE]\n\n"
+
+    def _usage(self):
+        cdef Choice choice
+        n_out = self.n_counted if self.n_counted >= 0 else sum(
+            [choice.n_tokens for choice in self.choices])
+        n_in = self.told_tokens or self.prompt_tokens
+        if n_in < 0:
+            # English has some 4 bytes to a token.
+            n_in = sum([len(choice.prompt.encode("utf-8", "replace")) for choice in (
+                self.choices[::self.generation.n])]) // 4 + 1
+        usage = {"prompt_tokens": n_in, "completion_tokens": n_out, "total_tokens": n_in + n_out}
+        if (self.told_tokens or self.prompt_tokens) < 0 or (
+                self.n_counted < 0 and not self.generation.asks_counts):
+            usage["estimated"] = True
+        return usage
+
+    def _whole(self, Choice choice):
+        text = b"".join(choice.texts).decode("utf-8", "replace")
+        said = {"message": {"role": "assistant", "content": text}} if (
+            self.generation.is_chat) else {"text": text}
+        finish = choice.finish.decode("utf-8", "replace")
+        return {"index": choice.index, **said, "logprobs": None, "finish_reason": finish}
+
+    def texts(self):
+        """What each choice has said, its prompt left out. Of a reply that keeps it."""
+        cdef Choice choice
+        return [
+            b"".join(choice.texts[1:] if self.generation.echo else choice.texts).decode(
+                "utf-8", "replace") for choice in self.choices
+        ]
+
+
+cdef bint is_ascii(const char* p, size_t n) noexcept nogil:
+    cdef size_t at
+    for at in range(n):
+        if <uint8_t>p[at] >= 0x80:
+            return False
+    return True
+
+
+cdef bytes _valid(bytes text):
+    """UTF-8, whatever it was."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return text.decode("utf-8", "replace").encode()
+    return text
+
+
+def _kept_back(bytes text, tuple stops):
+    """How many bytes of its end may be the beginning of a stop, or of a letter in UTF-8."""
+    n = 0
+    for stop in stops:
+        for size in range(min(len(stop) - 1, len(text)), n, -1):
+            if text.endswith(stop[:size]):
+                n = size
+                break
+    for size in range(1, min(4, len(text) + 1)):
+        first = text[len(text) - size]
+        if first >= 0xc0:
+            wanted = 2 if first < 0xe0 else 3 if first < 0xf0 else 4
+            return max(n, size) if size < wanted else n
+        if first < 0x80:
+            return n
+    return n
+
+
+cdef int put_escaped(Buffer out, const char* p, size_t n) except -1:
+    cdef size_t at, done = 0
+    cdef uint8_t byte
+    cdef char[6] code
+    for at in range(n):
+        byte = <uint8_t>p[at]
+        if byte >= 0x20 and byte != c'"' and byte != c"\\":
+            continue
+        out.put(p + done, at - done)
+        done = at + 1
+        if byte == c'"' or byte == c"\\":
+            code[0] = c"\\"
+            code[1] = byte
+            out.put(code, 2)
+        elif byte == c"\n":
+            out.put(b"\\n", 2)
+        else:
+            code[0] = c"\\"
+            code[1] = c"u"
+            code[2] = code[3] = c"0"
+            code[4] = HEX[byte >> 4]
+            code[5] = HEX[byte & 15]
+            out.put(code, 6)
+    return out.put(p + done, n - done)
