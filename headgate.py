@@ -61,8 +61,8 @@ PATHS = {
     "--engine",
     multiple=True,
     metavar="[KIND=]URL",
-    help="An engine; repeat for more. KIND: vllm, sglang, triton, trtllm, nim, ollama, llamacpp, "
-    "tgi or openai.  [default: auto, which asks it]",
+    help="An engine; repeat for more. KIND: vllm, sglang, trtllm, nim, ollama, llamacpp, tgi, "
+    "triton or openai.  [default: auto, which asks it]",
 )
 @click.option(
     "--sim",

@@ -26,5 +26,5 @@ UNTOLD = OPENAI.name
 
 # In the order in which a server is asked whether it is this: what wraps another comes first.
 KINDS: dict[str, Kind] = {
-    kind.name: kind for kind in (NIM, VLLM, SGLANG, TRITON, TRTLLM, LLAMACPP, OLLAMA, TGI, OPENAI)
+    kind.name: kind for kind in (NIM, VLLM, SGLANG, TRTLLM, LLAMACPP, OLLAMA, TGI, TRITON, OPENAI)
 }

@@ -135,8 +135,8 @@ def test_serve_names_the_flag_that_is_wrong(call):
     assert result.exit_code == 2
     assert result.output.splitlines() == [
         "error: --log-level: expected one of debug, info, warning, error, got 'loud'",
-        "error: --engine: [0].kind: expected one of auto, vllm, sglang, triton, trtllm, nim, "
-        "ollama, llamacpp, tgi, openai, got 'vlm'",
+        "error: --engine: [0].kind: expected one of auto, vllm, sglang, trtllm, nim, "
+        "ollama, llamacpp, tgi, triton, openai, got 'vlm'",
     ]
 
 

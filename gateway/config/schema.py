@@ -42,7 +42,7 @@ Weight = Annotated[float, Meta(gt=0)]
 Rank = Annotated[int, Meta(ge=0, le=1023)]
 Usage = Literal["observe", "exact"]
 Kind = Literal[
-    "auto", "vllm", "sglang", "triton", "trtllm", "nim", "ollama", "llamacpp", "tgi", "openai"
+    "auto", "vllm", "sglang", "trtllm", "nim", "ollama", "llamacpp", "tgi", "triton", "openai"
 ]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:\[\]-]*$", max_length=200)]
 Priority = Annotated[int, Meta(ge=-1000, le=1000)]
@@ -119,8 +119,9 @@ class Engine(Struct, frozen=True, kw_only=True):
     endpoint, NAME.dpN, whose requests carry X-data-parallel-rank."""
     rank: Rank | None = None
     """The one data-parallel rank that requests go to; set for each by `data_parallel`."""
-    metrics_port: Port | None = None
-    """Where its metrics are, in plain HTTP, if not at the URL's port (a Triton's: 2 above)."""
+    metrics_port: Port = 0
+    """Where its metrics are, in plain HTTP, if not at the URL's port. 0: there; a Triton's are two
+    behind it."""
     gpu_metrics: str = ""
     """http[s]://host:port of an exporter of its GPUs' counters (DCGM's), for `gpu_utilisation`."""
     gpu_labels: dict[str, str] = {}

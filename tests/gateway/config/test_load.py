@@ -170,8 +170,8 @@ WRONG = [
     ("engines: [5]", "engines[0]: expected a mapping, got 5"),
     (
         "engines: [{url: 'http://a', kind: vlm}]",
-        "engines[0].kind: expected one of auto, vllm, sglang, triton, trtllm, nim, ollama, "
-        "llamacpp, tgi, openai, got 'vlm'",
+        "engines[0].kind: expected one of auto, vllm, sglang, trtllm, nim, ollama, llamacpp, tgi, "
+        "triton, openai, got 'vlm'",
     ),
     (
         "engines: [{url: 'ftp://a'}]",

@@ -78,6 +78,25 @@ def test_is_told_by_what_it_answers(engine_double, pen, until, name, kind, load)
     play(engine_double, pen, until, recording(name), inside)
 
 
+def test_a_triton_tells_itself_and_its_metrics_stand_elsewhere(engine_double, pen, until):
+    async def run():
+        engine, metrics = [await engine_double().start() for _ in range(2)]
+        engine.recorded = metrics.recorded = recording("triton")
+        house = House(FAST, pen)
+        member = house.add(engine.url, kind="auto", metrics_port=metrics.port)
+        watch = house.prober.watches[0]
+        wanted = EngineLoad(running=2.0, waiting=1.0, kv_usage=0.25)
+        await until(lambda: watch.load == wanted)
+        assert member.kind == "triton"
+        assert set(member.models) == {"vllm_model"}
+        assert not engine.count("/metrics")
+        await house.prober.close()
+        await engine.stop()
+        await metrics.stop()
+
+    asyncio.run(run())
+
+
 def test_admins_see_loads_rates_and_what_is_wrong(engine_double, pen, until):
     async def inside(house, member, engine):
         def described():
