@@ -102,7 +102,6 @@ class _EngineRoutes:
                         "reason": one.reason,
                         "parent": one.parent or None,
                         "path": one.path or None,
-                        "withheld": member.withheld.get(one.name),
                     }
                     for one in listed
                 ],

@@ -9,7 +9,7 @@ from engines.control import Call, Driver, Pause, Reply, Talk, driver_of
 from gateway.fleet import Member
 from gateway.probe import Probe
 
-__all__ = ["converse", "driver_for"]
+__all__ = ["LONGEST_S", "converse", "driver_for"]
 
 T = TypeVar("T")
 NOTHING = Reply()

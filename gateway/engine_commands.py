@@ -98,10 +98,7 @@ def models(endpoint: str, as_json: bool, **where: str | None) -> None:
     answer = _call(where, "GET", f"{_place(endpoint)}/models", timeout_s=30.0)
     if as_json:
         return _print_json(answer)
-    rows = [
-        [one["id"], one["state"], one["parent"] or "", one["withheld"] or one["reason"] or ""]
-        for one in answer["data"]
-    ]
+    rows = [[one["id"], one["state"], one["parent"] or "", one["reason"]] for one in answer["data"]]
     _print_table(["model", "state", "adapter of", "why"], rows)
     click.echo()
     able = answer["capabilities"]

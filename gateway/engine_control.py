@@ -27,7 +27,7 @@ from engines.control import (
     Refused,
     Talk,
 )
-from gateway.conversation import converse, driver_for
+from gateway.conversation import LONGEST_S, converse, driver_for
 from gateway.engine_switch import Action, Surroundings, Switch
 from gateway.fleet import Member
 from gateway.probe import Unanswered
@@ -130,7 +130,7 @@ class EngineControl:
     async def is_ready(self, member: Member, model: str) -> bool:
         """Whether requests for this model would be served there."""
         watch = self._prober.watch(member)
-        if watch is None or watch.asleep or model in member.withheld:
+        if watch is None or watch.asleep or model in member.coming | member.going:
             return False
         return await self._ask(member, driver_for(member).is_ready(model))
 
@@ -219,7 +219,13 @@ class EngineControl:
         who = (member.slot, member.generation, order.subject)
         turn = self._turns.setdefault(who, asyncio.Lock())
         async with turn:
-            return await self._carry_out(member, order)
+            try:
+                async with asyncio.timeout(LONGEST_S):
+                    return await self._carry_out(member, order)
+            except TimeoutError:
+                raise Unreachable(
+                    f"{member.name}: {order} did not end in {LONGEST_S:g} s; see the engine's log"
+                ) from None
 
     async def _carry_out(self, member: Member, order: Order) -> Outcome:
         began_s = time.monotonic()

@@ -32,12 +32,8 @@ class Action(StrEnum):
     WAKE = "wake"
 
 
-WHY = {
-    Action.LOAD: "is being loaded",
-    Action.UNLOAD: "is being unloaded",
-    Action.LOAD_ADAPTER: "is being loaded",
-    Action.UNLOAD_ADAPTER: "is being unloaded",
-}
+COMES = (Action.LOAD, Action.LOAD_ADAPTER)
+WHOLE = (Action.SLEEP, Action.WAKE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +69,7 @@ class Switch:
 
     async def carry_out(self, talk: Talk[Done]) -> Done:
         """ControlError, Unanswered: it was not done, or it is not known whether."""
-        if self._action in WHY:
+        if self._action not in WHOLE:
             return await self._models(talk)
         self._watch.n_switches += 1
         try:
@@ -93,22 +89,24 @@ class Switch:
                 await self._give_free()
 
     async def _withhold(self) -> None:
-        """Requests for the model wait from here on."""
+        """Requests for a model that comes wait from here on; one that goes gets none."""
         self._has_begun = True
-        is_served = self._subject in (self._member.models or {})
-        if is_served and self._action is Action.LOAD:
+        if self._action is Action.LOAD and self._subject in (self._member.models or {}):
             return  # what is there serves until what comes is there
-        self._member.withheld[self._subject] = WHY[self._action]
+        self._withheld.add(self._subject)
         self._around.publish()
-        if is_served:
-            await asyncio.sleep(READ_S)
+        await asyncio.sleep(READ_S)
+
+    @property
+    def _withheld(self) -> set[str]:
+        return self._member.coming if self._action in COMES else self._member.going
 
     async def _give_free(self) -> None:
         try:
             # First what it serves now: those that wait shall find it, or learn that it is gone.
             await self._around.prober.reread(self._watch)
         finally:
-            self._member.withheld.pop(self._subject, None)
+            self._withheld.discard(self._subject)
             self._around.publish()
             # Who gave the order shall find it carried out by all.
             await asyncio.sleep(READ_S)

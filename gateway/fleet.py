@@ -62,8 +62,10 @@ class Member:
     """Of a Triton: its models that generate text."""
     labels: int = 0
     """Its bits in the table."""
-    withheld: dict[str, str] = field(default_factory=dict)
-    """Models that get no requests there for now, listed or not, and why: they come or go."""
+    coming: set[str] = field(default_factory=set)
+    """Models that are being loaded there: requests for them wait, if nobody else has them."""
+    going: set[str] = field(default_factory=set)
+    """Models that are being unloaded there: they get no requests, though they are listed."""
     leaving: bool = False
     """Removed as soon as nothing runs there."""
 
@@ -132,7 +134,8 @@ class Fleet:
             member.block_tokens = 0
             if member.engine.kind == AUTO:
                 member.kind = UNTOLD
-            member.withheld = {}
+            member.coming = set()
+            member.going = set()
         member.address = address
 
     def set_models(self, member: Member, entries: list[dict[str, Any]]) -> bool:
@@ -182,12 +185,14 @@ class Fleet:
         parents: dict[str, str] = {}
         for member in placed:
             for name, entry in (member.models or {}).items():
-                held = slots.setdefault(name, [])
-                if name not in member.withheld:
-                    held.append(member.slot)
+                if name in member.going:
+                    continue
+                holders = slots.setdefault(name, [])
+                if name not in member.coming:
+                    holders.append(member.slot)
                 if (base := base_of(name, entry)) != name:
                     parents[name] = base
-            for name in member.withheld:
+            for name in member.coming:
                 slots.setdefault(name, [])
         aliases = {
             alias: [messages.Choice(model, weight) for model, weight in targets.items()]

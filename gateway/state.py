@@ -40,7 +40,8 @@ def describe_endpoint(watch: Watch, table: Table, caches: Caches, now_s: float) 
         "labels": dict(member.engine.labels),
         "last_probe": watch.last_probe,
         "models": None if member.models is None else sorted(member.models),
-        "withheld": dict(member.withheld),
+        "coming": sorted(member.coming),
+        "going": sorted(member.going),
         "load": {
             **load,
             "last_event_ago_s": round(now_s - last_event_s, 3) if last_event_s else None,

@@ -58,8 +58,12 @@ class TritonDriver(Driver):
     ensemble's steps go with it, also where another ensemble has them too."""
 
     def discover(self) -> Talk[Capabilities]:
-        reply = yield Call("POST", f"/v2/repository/models/{NO_SUCH_MODEL}/unload")
-        able = YES if reply.status == 200 else Able(False, _barred(reply))
+        index = yield Call("POST", INDEX)
+        if b'"LOADING"' in index.body:
+            able = YES  # any further order would wait for the end of that load
+        else:
+            reply = yield Call("POST", f"/v2/repository/models/{NO_SUCH_MODEL}/unload")
+            able = YES if reply.status == 200 else Able(False, _barred(reply))
         return Capabilities(able, able, NO_ADAPTERS, NO_ADAPTERS, NO_SLEEP, NO_SLEEP)
 
     def list_models(self) -> Talk[list[ListedModel]]:

@@ -21,7 +21,7 @@ cdef enum:
 
 cdef class Call:
     """One call; a subclass hears what comes. After `on_status` or `on_dropped`, or after
-    `cancel` or `leave`, it hears nothing more."""
+    `cancel`, it hears nothing more."""
     cdef Connection connection      # None: it has not begun, or is over
     cdef uint32_t id
     cdef int64_t window             # bytes that the server still takes of it
@@ -43,8 +43,6 @@ cdef class Call:
     cdef int on_error(self, object error) except -1
     # Let the server stop; nothing more is heard.
     cdef int cancel(self) except -1
-    # It has all it needs, and the server is ending it; nothing more is heard.
-    cdef int leave(self) except -1
     # Slow the server down, or no longer.
     cdef int hold(self, bint is_held) except -1
 

@@ -89,11 +89,6 @@ cdef class Call:
             connection._flush()
         return 0
 
-    cdef int leave(self) except -1:
-        if self.connection is not None:
-            self.connection._end_call(self)
-        return 0
-
     cdef int hold(self, bint is_held) except -1:
         self.is_held = is_held
         if self.connection is not None and not is_held and self.unread:

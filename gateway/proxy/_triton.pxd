@@ -27,6 +27,7 @@ cdef class TritonPool(Pool):
 cdef class TritonCall(Call):
     cdef TritonUpstream upstream
     cdef Choice choice
+    cdef bint is_final          # its last response was read: nothing that follows is heard
 
 cdef class TritonUpstream(Upstream):
     cdef Connection connection

@@ -172,6 +172,8 @@ cdef class TritonCall(Call):
     cdef int on_message(self, const char* p, size_t n) except -1:
         cdef Response response
         cdef TritonUpstream upstream = self.upstream
+        if self.is_final:
+            return 0
         if not read_response(p, n, &response):
             return upstream._fail(500, "Triton sent what is no ModelStreamInferResponse")
         if response.error.size:
@@ -180,10 +182,7 @@ cdef class TritonCall(Call):
         if not upstream.has_head:
             upstream._begin_stream()
         upstream.reply.take(self.choice, &response, upstream.out)
-        if response.is_final:
-            # The status is on its way. Reset instead, a stream at its end may leave Triton with a
-            # request for good, and then its model is never unloaded.
-            self.leave()
+        self.is_final = response.is_final
         if self.choice.is_over or response.is_final:
             return upstream._close_call(self)
         return 0
@@ -192,13 +191,15 @@ cdef class TritonCall(Call):
         return self.upstream._flush()
 
     cdef int on_status(self, int status, str details) except -1:
+        if self.is_final:
+            return 0
         if status != OK:
             return self.upstream._fail(http_status(status, details), details)
         # All messages came, and none said that it was the last: older servers do not.
         return self.upstream._close_call(self)
 
     cdef int on_dropped(self, bint untouched) except -1:
-        return self.upstream._drop(untouched)
+        return 0 if self.is_final else self.upstream._drop(untouched)
 
     cdef int on_error(self, object error) except -1:
         cdef Sink sink = self.upstream.sink
@@ -305,7 +306,10 @@ cdef class TritonUpstream(Upstream):
         """Its choice has all it needs."""
         if call in self.calls:
             self.calls.remove(call)
-        call.cancel()       # nothing to cancel where the server has ended it
+        # The status is on its way behind the last response. A stream that is reset there, or whose
+        # connection is closed, leaves Triton with a request, and its model is never unloaded.
+        if not call.is_final:
+            call.cancel()
         self.reply.finish(call.choice, self.out)
         return self._finish() if self.reply.n_open == 0 else 0
 

@@ -54,8 +54,8 @@ class Operator:
     async def is_in(self, state, at=0):
         return (await self.endpoint(at))["state"] == state
 
-    async def withholds(self, model, at=0):
-        return model in (await self.endpoint(at))["withheld"]
+    async def is_coming(self, model, at=0):
+        return model in (await self.endpoint(at))["coming"]
 
     async def n_blocks(self, at=0):
         return (await self.endpoint(at))["cache"]["blocks"]
@@ -69,7 +69,7 @@ def test_eight_callers_are_one_load(product):
         (engine,) = engines
         operator = Operator(house, engines)
         first = asyncio.create_task(operator.post("adapters", POET))
-        await until(lambda: operator.withholds("poet"))
+        await until(lambda: operator.is_coming("poet"))
         calls = [asyncio.create_task(operator.post("adapters", POET)) for _ in range(8)]
         first.cancel()
         answers = [call.json() for call in await asyncio.gather(*calls)]
@@ -95,7 +95,7 @@ def test_requests_for_what_is_being_loaded_wait(product):
         unknown = await house.client.post(CHAT, json=asked("poet"))
         assert (unknown.status_code, unknown.headers["x-headgate-reason"]) == (404, "unknown_model")
         load = asyncio.create_task(operator.done("adapters", POET))
-        await until(lambda: operator.withholds("poet"))
+        await until(lambda: operator.is_coming("poet"))
         assert engine.state()["adapter_loads"] == 0
         answers = await asyncio.gather(
             *(house.client.post(CHAT, json=asked("poet")) for _ in "123")

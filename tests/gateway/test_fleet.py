@@ -72,6 +72,21 @@ def test_nobody_is_dialled_before_its_name_is_resolved():
     assert (built.endpoints, built.complete) == ([], False)
 
 
+def test_models_that_come_and_go():
+    """What comes is known and waits; what goes is not, unless another has it."""
+    fleet = fleet_of("http://a:1", "http://b:1", **{"a:1": ["m", "n"], "b:1": ["m"]})
+    one = fleet.members["a:1"]
+    one.coming, one.going = {"new", "m"}, {"n"}
+    slots = {model.name: model.slots for model in fleet.build(Config()).models}
+    assert slots == {"m": [1], "new": []}
+    one.coming, one.going = set(), {"m"}
+    slots = {model.name: model.slots for model in fleet.build(Config()).models}
+    assert slots == {"m": [1], "n": [0]}
+    one.going = {"m", "n"}
+    fleet.move(one, "10.0.0.9")
+    assert (one.coming, one.going) == (set(), set()), "another process has that address"
+
+
 def test_models_and_their_slots():
     fleet = fleet_of("http://a", "http://b", **{"a:80": ["x", "y"], "b:80": ["y"]})
     built = fleet.build(Config())

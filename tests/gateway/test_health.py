@@ -72,6 +72,12 @@ def draining():
     return bench
 
 
+def asleep():
+    bench = ready()
+    bench.health.on_sleep(bench.now_s, True)
+    return bench
+
+
 def silent(bench):
     return [bench.probe(SILENT), bench.probe(SILENT)][-1]
 
@@ -90,6 +96,7 @@ START = {
     State.OPEN: opened,
     State.TRIAL: in_trial,
     State.DRAINING: draining,
+    State.ASLEEP: asleep,
 }
 DO = {
     Cause.ANSWERED: lambda bench: bench.probe(GOOD),
@@ -103,6 +110,8 @@ DO = {
     Cause.TRIAL_LOST: lambda bench: bench.look(failures=1),
     Cause.DRAIN: lambda bench: bench.health.drain(bench.now_s),
     Cause.UNDRAIN: lambda bench: bench.health.undrain(bench.now_s),
+    Cause.ASLEEP: lambda bench: bench.health.on_sleep(bench.now_s, True),
+    Cause.AWAKE: lambda bench: bench.health.on_sleep(bench.now_s, False),
 }
 
 
@@ -117,6 +126,23 @@ def test_each_transition_of_the_table(old, cause):
     assert transition.condemns == (cause in (Cause.DEAD, Cause.STALLED))
     assert transition.hung == (cause is Cause.STALLED)
     assert bench.health.reason == transition.reason != ""
+
+
+def test_an_engine_that_sleeps_is_not_judged():
+    bench = asleep()
+    assert bench.health.on_sleep(bench.now_s, True) is None
+    for outcome in (GOOD, ILL, GOOD, FATAL, SILENT, GOOD):
+        assert bench.probe(outcome) is None
+    assert bench.health.on_sleep(bench.now_s, False) is not None
+    assert bench.health.on_sleep(bench.now_s, False) is None
+
+
+def test_a_drain_outlasts_sleep():
+    bench = asleep()
+    bench.health.drain(bench.now_s)
+    assert bench.health.on_sleep(bench.now_s, False) is None
+    assert bench.health.on_sleep(bench.now_s, True) is None
+    assert bench.state is State.DRAINING
 
 
 def test_one_bad_probe_is_no_reason():

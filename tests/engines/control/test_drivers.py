@@ -659,7 +659,7 @@ def test_conversations(kind, order, script, outcome):
         assert play(talk, script) == outcome
 
 
-MAY_IT = "headgate-asks-whether-it-may"
+MAY_IT = "POST /v2/repository/models/headgate-asks-whether-it-may/unload"
 CAPABLE = [
     ("vllm", [MAY_LOAD, AWAKE], {"load_adapter", "unload_adapter", "sleep", "wake"}, (0, 1, 2)),
     ("vllm", [MAY_LOAD, NO_DEV], {"load_adapter", "unload_adapter"}, ()),
@@ -671,15 +671,10 @@ CAPABLE = [
     ("llamacpp", [router(m=UNLOADED)], {"load", "unload"}, ()),
     ("llamacpp", [("GET /models", NOT_FOUND)], set(), ()),
     ("openai", [], set(), ()),
-    *(
-        (
-            "triton",
-            [("POST /v2/repository/models/headgate-asks-whether-it-may/unload", one)],
-            able,
-            (),
-        )
-        for one, able in ((EMPTY, {"load", "unload"}), (NO_MODE, set()), (RESTRICTED, set()))
-    ),
+    ("triton", [index(("m", "1", "LOADING"))], {"load", "unload"}, ()),
+    ("triton", [index(READY), (MAY_IT, EMPTY)], {"load", "unload"}, ()),
+    ("triton", [index(READY), (MAY_IT, NO_MODE)], set(), ()),
+    ("triton", [("POST /v2/repository/index", RESTRICTED), (MAY_IT, RESTRICTED)], set(), ()),
 ]
 
 
