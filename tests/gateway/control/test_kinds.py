@@ -125,6 +125,7 @@ def test_what_is_configured_is_not_asked_for(engine_double, pen, until):
             "/v1/models",
             "/metrics",
             "/kv_event_sources",
+            "/is_sleeping",
         }
 
     play(engine_double, pen, until, recording("sglang"), inside, kind="vllm")

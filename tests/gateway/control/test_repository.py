@@ -22,8 +22,7 @@ class Prober:
 
 
 def member(name, kind="triton", address="127.0.0.1", leaving=False):
-    engine = SimpleNamespace(kind=kind)
-    return SimpleNamespace(name=name, engine=engine, address=address, leaving=leaving)
+    return SimpleNamespace(name=name, kind=kind, address=address, leaving=leaving)
 
 
 OK = 200, b""
