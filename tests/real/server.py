@@ -160,7 +160,9 @@ class EngineServer:
         except FileNotFoundError:
             lines = []
         lines = [line for line in lines if not re.search(self.NOISE, line)]
-        return "\n".join([f"--- log of {self.name}", *lines[-40:]])
+        code = self._process.returncode if self._process else None
+        ended = f" (ended with {code})" if code is not None else ""
+        return "\n".join([f"--- log of {self.name}{ended}", *lines[-40:]])
 
     def _remember_family(self) -> None:
         if self.running():
