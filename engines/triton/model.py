@@ -37,6 +37,8 @@ class TritonModel(msgspec.Struct, frozen=True):
     """Tensors have a batch dimension before their own."""
     streams: bool
     """It may answer one request with many responses."""
+    is_cumulative: bool
+    """Each response of a stream has all the text so far."""
     abandons: bool
     """A cancelled request ends at once; an ensemble's runs to its end."""
 
@@ -62,6 +64,8 @@ def read_model(config: Mapping[str, Any]) -> TritonModel | None:
         batched=isinstance(batch_size, int) and batch_size > 0,
         # An ensemble's own policy is not told; its steps decide.
         streams=decoupled or is_ensemble,
+        # TensorRT-LLM's BLS does so to keep letters of several tokens whole.
+        is_cumulative=flavour is Flavour.LLMAPI or _says(config, "accumulate_tokens"),
         abandons=not is_ensemble,
     )
 
@@ -72,6 +76,14 @@ def _flavour(inputs: Mapping[str, str]) -> Flavour | None:
     if "sampling_param_max_tokens" in inputs:
         return Flavour.LLMAPI
     return Flavour.TENSORRT_LLM if "max_tokens" in inputs else None
+
+
+def _says(config: Mapping[str, Any], name: str) -> bool:
+    """Whether a parameter of the model's is "true"."""
+    parameters = config.get("parameters")
+    value = parameters.get(name) if isinstance(parameters, dict) else None
+    text = value.get("string_value") if isinstance(value, dict) else None
+    return isinstance(text, str) and text.lower() in ("true", "1")
 
 
 def _tensors(listed: object) -> dict[str, str]:

@@ -32,72 +32,49 @@ class Option:
     """float, int or bool."""
     neutral: float | bool | None
     """The value that changes nothing, so that it may be left out."""
+    bounds: tuple[float, float]
+    """What it may be; a backend told otherwise answers with a fault of its own, or dies."""
     tensorrt_llm: tuple[str, ...] = ()
-    """Inputs that mean it, the newest name first."""
-    llmapi: tuple[str, ...] = ()
-    vllm: str = ""
-    """Key in sampling_parameters."""
+    """Inputs of TensorRT-LLM that mean it, the newest name first. In vLLM's sampling_parameters it
+    goes by its own name, and so it does with llmapi, behind `sampling_param_`."""
 
     def input_of(self, model: TritonModel) -> str | None:
         """The model's input for it; None: it has none."""
-        names = self.llmapi if model.flavour is Flavour.LLMAPI else self.tensorrt_llm
+        is_llmapi = model.flavour is Flavour.LLMAPI
+        names = (f"sampling_param_{self.field}",) if is_llmapi else self.tensorrt_llm
         return next((name for name in names if name in model.inputs), None)
 
     def read(self, request: Mapping[str, Any]) -> Any:
         """Its value; None: not asked for. RefusedError: of another type."""
-        value = request.get(self.field)
+        value: Any = request.get(self.field)
         if value is None:
             return None
         wanted: tuple[type, ...] = (int, float) if self.kind is float else (self.kind,)
-        if not isinstance(value, wanted) or (isinstance(value, bool) and self.kind is not bool):
+        if type(value) not in wanted:
             raise RefusedError(f"{self.field} must be {_NAMES[self.kind]}", self.field)
+        least, most = self.bounds
+        if not least <= value <= most:
+            text = f"{self.field} must be at least {least:g}"
+            raise RefusedError(text + f", and at most {most:g}" * (most < ANY), self.field)
         return self.kind(value)
 
 
+ANY = float("inf")
+MOST_INT = (1 << 31) - 1
 _NAMES = {float: "a number", int: "an integer", bool: "true or false"}
 
 OPTIONS: tuple[Option, ...] = (
-    Option(
-        "temperature", float, 1.0, ("temperature",), ("sampling_param_temperature",), "temperature"
-    ),
-    Option("top_p", float, 1.0, ("top_p", "runtime_top_p"), ("sampling_param_top_p",), "top_p"),
-    Option("top_k", int, 0, ("top_k", "runtime_top_k"), ("sampling_param_top_k",), "top_k"),
-    Option("min_p", float, 0.0, ("min_p",), ("sampling_param_min_p",), "min_p"),
-    Option("seed", int, None, ("seed", "random_seed"), ("sampling_param_seed",), "seed"),
-    Option(
-        "frequency_penalty",
-        float,
-        0.0,
-        ("frequency_penalty",),
-        ("sampling_param_frequency_penalty",),
-        "frequency_penalty",
-    ),
-    Option(
-        "presence_penalty",
-        float,
-        0.0,
-        ("presence_penalty",),
-        ("sampling_param_presence_penalty",),
-        "presence_penalty",
-    ),
-    Option(
-        "repetition_penalty",
-        float,
-        1.0,
-        ("repetition_penalty",),
-        ("sampling_param_repetition_penalty",),
-        "repetition_penalty",
-    ),
-    Option("length_penalty", float, 1.0, ("length_penalty", "len_penalty"), (), "length_penalty"),
-    Option(
-        "min_tokens",
-        int,
-        0,
-        ("min_tokens", "min_length"),
-        ("sampling_param_min_tokens",),
-        "min_tokens",
-    ),
-    Option("ignore_eos", bool, False, (), ("sampling_param_ignore_eos",), "ignore_eos"),
+    Option("temperature", float, 1.0, (0, ANY), ("temperature",)),
+    Option("top_p", float, 1.0, (0, 1), ("top_p", "runtime_top_p")),
+    Option("top_k", int, 0, (-1, MOST_INT), ("top_k", "runtime_top_k")),
+    Option("min_p", float, 0.0, (0, 1), ("min_p",)),
+    Option("seed", int, None, (0, MOST_INT), ("seed", "random_seed")),
+    Option("frequency_penalty", float, 0.0, (-2, 2), ("frequency_penalty",)),
+    Option("presence_penalty", float, 0.0, (-2, 2), ("presence_penalty",)),
+    Option("repetition_penalty", float, 1.0, (0, ANY), ("repetition_penalty",)),
+    Option("length_penalty", float, 1.0, (-ANY, ANY), ("length_penalty", "len_penalty")),
+    Option("min_tokens", int, 0, (0, MOST_INT), ("min_tokens", "min_length")),
+    Option("ignore_eos", bool, False, (0, 1)),
 )
 
 REFUSED: Mapping[str, tuple[Any, str]] = {

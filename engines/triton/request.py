@@ -101,14 +101,21 @@ class Generation:
                 found += [("top_k", 1), ("runtime_top_k", 1), ("sampling_param_top_k", 1)]
             elif option.field != "top_k" or self.options.get("temperature") != 0:
                 found.append((name, value + choice if option.field == "seed" else value))
-        return found
+        return found + self._whole_vocabulary()
+
+    def _whole_vocabulary(self) -> list[tuple[str, Any]]:
+        """OpenAI's default is to draw from all tokens; TensorRT-LLM's is the likeliest one."""
+        if (
+            self.options.keys() & {"top_p", "top_k", "min_p"}
+            or self.options.get("temperature") == 0
+        ):
+            return []
+        names = ("top_p", "runtime_top_p", "sampling_param_top_p")
+        zeros = ("top_k", "runtime_top_k", "sampling_param_top_k")
+        return [*((name, 1.0) for name in names), *((name, 0) for name in zeros)]
 
     def _sampling_parameters(self, choice: int) -> bytes:
-        wanted = {
-            option.vllm: self.options[option.field]
-            for option in OPTIONS
-            if option.vllm and option.field in self.options
-        }
+        wanted = dict(self.options)
         if "seed" in wanted:
             wanted["seed"] += choice
         if self.stops:

@@ -50,6 +50,9 @@ cdef class TritonUpstream(Upstream):
     cdef int _finish(self) except -1
     cdef int _count(self) except -1
     cdef int _end(self) except -1
+    cdef int _answer(self, int status, bytes body) except -1
+    # No more will come. Not clean: that was not all.
+    cdef int _part(self, bint clean) except -1
     cdef int _fail(self, int status, str text) except -1
     cdef int _drop(self, bint untouched) except -1
     cdef int _cancel_calls(self) except -1

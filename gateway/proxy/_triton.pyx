@@ -350,7 +350,7 @@ cdef class TritonUpstream(Upstream):
         self._flush()
         return self._part(True)
 
-    def _answer(self, int status, bytes body):
+    cdef int _answer(self, int status, bytes body) except -1:
         try:
             phrase = HTTPStatus(status).phrase
         except ValueError:
@@ -360,22 +360,19 @@ cdef class TritonUpstream(Upstream):
             f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         self.has_head = True
-        self._take_head(head.encode() + body)
+        return self._take_head(head.encode() + body)
 
-    def _part(self, bint clean):
-        """No more will come. Not clean: that was not all."""
+    cdef int _part(self, bint clean) except -1:
         cdef Sink sink = self.sink
         self._cancel_calls()
         self.sink = None
         self.closed = True
-        if sink is not None:
-            sink.on_lost(clean)
+        return 0 if sink is None else sink.on_lost(clean)
 
     cdef int _refuse(self, int status, str text, str field) except -1:
         kind = "invalid_request_error" if status < 500 else "server_error"
         body = refusal_body(self.request.path.dialect, status, kind, text, field=field)
-        self._answer(status, body)
-        return 0
+        return self._answer(status, body)
 
     cdef int _fail(self, int status, str text) except -1:
         """The model, or Triton, ended it with an error."""
@@ -388,13 +385,11 @@ cdef class TritonUpstream(Upstream):
             self.request.path.dialect, status,
             "invalid_request_error" if status < 500 else "server_error", text))
         self._flush()
-        self._part(True)
-        return 0
+        return self._part(True)
 
     cdef int _drop(self, bint untouched) except -1:
         self.reused = untouched     # nobody was to blame: it may be asked anew
-        self._part(False)
-        return 0
+        return self._part(False)
 
     cdef int _cancel_calls(self) except -1:
         cdef TritonCall call

@@ -6,13 +6,15 @@ them, and no JSON is parsed or built from objects.
 
 from libc.stdint cimport int64_t
 
-from engines.triton._wire cimport Response
+from engines.triton._wire cimport Piece, Response
 from gateway.http._write cimport Buffer
 
 cdef class Choice:
     cdef readonly int index
     cdef readonly str prompt        # its model is asked this
     cdef bytes before               # of an event, up to its text
+    cdef size_t n_seen              # bytes of its text, where each response has all so far
+    cdef bytes tail                 # of such a text: may be a letter of which a token is missing
     cdef bytes held                 # text that is not said yet: it may be half a letter or a stop
     cdef list texts                 # all that was said; None: nobody wants to know
     cdef int64_t n_tokens
@@ -32,6 +34,7 @@ cdef class Reply:
     cdef public int64_t n_counted       # of the answer, by the model's tokenizer; -1: not counted
     cdef bint keeps_texts
     cdef tuple stops
+    cdef bint is_cumulative
     # A message of a choice: what there is to say goes into `out`.
     cdef int take(self, Choice choice, const Response* response, Buffer out) except -1
     # A choice has all its messages.
@@ -39,6 +42,7 @@ cdef class Reply:
     # All choices are over: the stream's end, or the body of the whole answer.
     cdef bytes ending(self)
     # private
+    cdef int _say_more(self, Choice choice, Piece text, Buffer out) except -1
     cdef int _say(self, Choice choice, const char* p, size_t n, Buffer out) except -1
     cdef int _say_carefully(self, Choice choice, bytes text, Buffer out) except -1
     cdef int _put(self, Choice choice, const char* p, size_t n, Buffer out) except -1

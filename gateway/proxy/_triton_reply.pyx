@@ -4,6 +4,7 @@ import msgspec
 
 from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t
+from libc.string cimport memcmp
 
 from engines.triton._wire cimport Piece, Response, item_of, number_of, output_of
 from gateway.http._write cimport Buffer
@@ -32,6 +33,7 @@ cdef class Reply:
         self.created = created
         self.prompt_tokens = prompt_tokens
         self.n_counted = -1
+        self.is_cumulative = generation.model.is_cumulative and generation.model.streams
         self.stops = generation.stops if generation.cuts_stops else ()
         self.keeps_texts = counts or not generation.stream
         self.choices = []
@@ -76,9 +78,23 @@ cdef class Reply:
             choice.finish = why.start[:why.size]
         if not choice.has_begun:
             self._begin(choice, out)
-        if text.size:
+        if text.size and self.is_cumulative:
+            self._say_more(choice, text, out)
+        elif text.size:
             self._say(choice, text.start, text.size, out)
         return 0
+
+    cdef int _say_more(self, Choice choice, Piece text, Buffer out) except -1:
+        """What is new of all the text so far."""
+        cdef size_t n = text.size, before = choice.n_seen
+        # U+FFFD at its end: a letter, as far as its tokens are there.
+        while n >= 3 and memcmp(text.start + n - 3, b"\xef\xbf\xbd", 3) == 0:
+            n -= 3
+        choice.tail = text.start[max(n, before):text.size] if text.size > max(n, before) else None
+        if n <= before:
+            return 0
+        choice.n_seen = n
+        return self._say(choice, text.start + before, n - before, out)
 
     cdef int _begin(self, Choice choice, Buffer out) except -1:
         cdef bytes echoed
@@ -131,6 +147,12 @@ cdef class Reply:
             return 0
         if not choice.has_begun:
             self._begin(choice, out)
+        if choice.tail is not None:
+            rest = choice.tail
+            choice.tail = None
+            self._say(choice, rest, PyBytes_GET_SIZE(rest), out)
+            if choice.is_over:
+                return 0
         if choice.held is not None:
             rest = _valid(choice.held)
             choice.held = None

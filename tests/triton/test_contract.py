@@ -4,7 +4,6 @@ that a flavour can do. What none can do is refused, in the words of the field.""
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,23 +46,9 @@ pytestmark = pytest.mark.engines
 # Which run the suite; what each model has of its own is asked of all.
 MAIN = ("vllm_model", "ensemble")
 FLAVOURS = (*MAIN, "vllm_early", "ensemble_early", "tensorrt_llm_bls", "llmapi")
-CUMULATIVE = ("tensorrt_llm_bls", "llmapi")
 # What of the suite no flavour can do is not imported: logprobs, forced tools, JSON schemas,
 # embeddings, Anthropic's messages and OpenAI's responses; each has its line in the two tests of
-# refusals. What the gateway does not do yet, by test and flavour:
-OPEN = {
-    ("test_several_choices", "ensemble"): "temperature without top_p does not make it sample",
-    **{("test_refused[temperature]", one): "reaches the engine" for one in MAIN},
-    **{
-        (name, one): "text so far is told as new"
-        for one in CUMULATIVE
-        for name in (
-            "test_each_token_is_told_once",
-            "test_stop_across_tokens",
-            "test_letters_of_several_tokens",
-        )
-    },
-}
+# refusals.
 every_flavour = pytest.mark.parametrize("flavour", FLAVOURS, indirect=True, scope="module")
 
 
@@ -107,14 +92,6 @@ def ask_the_flavour(flavour: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The suite names its model in these two."""
     monkeypatch.setattr(suite, "MODEL", flavour)
     monkeypatch.setitem(suite.GREEDY, "model", flavour)
-
-
-@pytest.fixture(autouse=True)
-def possible(request: pytest.FixtureRequest, flavour: str) -> None:
-    name = re.sub(rf"\[{flavour}\]|{flavour}-|-{flavour}", "", request.node.name)
-    why = OPEN.get((name, flavour))
-    if why:
-        request.applymarker(pytest.mark.xfail(reason=why, strict=True))
 
 
 REFUSALS: dict[str, tuple[str, dict[str, Any], str | None]] = {

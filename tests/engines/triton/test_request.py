@@ -26,6 +26,7 @@ MODELS = {
         frozenset(("text_output",)),
         batched=False,
         streams=True,
+        is_cumulative=False,
         abandons=True,
     ),
     Flavour.TENSORRT_LLM: TritonModel(
@@ -42,6 +43,7 @@ MODELS = {
         frozenset(("text_output",)),
         batched=True,
         streams=True,
+        is_cumulative=False,
         abandons=False,
     ),
     Flavour.LLMAPI: TritonModel(
@@ -57,6 +59,7 @@ MODELS = {
         frozenset(("text_output",)),
         batched=False,
         streams=True,
+        is_cumulative=False,
         abandons=True,
     ),
 }
@@ -105,6 +108,7 @@ def test_tensorrt_llm_gets_a_tensor_each() -> None:
         "max_tokens": ("INT32", (1, 1), struct.pack("<i", 5)),
         "stop_words": ("BYTES", (1, 2), text("a", "bc")),
         "temperature": ("FP32", (1, 1), struct.pack("<f", 0.5)),
+        "top_k": ("INT32", (1, 1), struct.pack("<i", 0)),
         "seed": ("UINT64", (1, 1), struct.pack("<Q", 7)),
     }
     assert generation.cuts_stops
@@ -129,6 +133,9 @@ def test_no_temperature_is_the_likeliest_token() -> None:
     [
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
         ({"temperature": "warm"}, "temperature"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"seed": -1}, "seed"),
         ({"top_k": True}, "top_k"),
         ({"n": 0}, "n"),
         ({"n": 1000}, "n"),
@@ -168,6 +175,7 @@ def test_what_changes_nothing_is_left_out(fields: dict[str, Any]) -> None:
         "text_input",
         "stream",
         "max_tokens",
+        "top_k",
     }
 
 
