@@ -2,6 +2,7 @@
 #
 #   make PYTHON=python3.12 build     another interpreter
 #   make demo ONCE=1                 end after the requests instead of serving on
+#   make demo ENGINE=triton          a real Triton instead of simulated engines
 #   make lab TRACE=trace.jsonl       a trace instead of made-up chats
 
 SHELL := /bin/sh
@@ -10,6 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 ONCE ?=
+ENGINE ?=
 TRACE ?= chat --limit 10000 --rates 7,9 --seeds 1
 ARGS ?=
 
@@ -32,8 +34,9 @@ preflight: ## Say what this machine lacks, and how to get it
 
 build: $(BUILT) ## Build into .venv; only what has changed
 
-demo: $(BUILT) ## Gateway over four simulated engines, with requests (ONCE=1: then end)
-	@$(BIN)/python -m bench.demo $(if $(filter-out 0,$(ONCE)),--once) $(ARGS)
+demo: $(BUILT) ## Gateway over simulated engines (ENGINE=triton: a real one), with requests
+	@$(BIN)/python -m bench.demo $(if $(ENGINE),--engine $(ENGINE)) \
+	    $(if $(filter-out 0,$(ONCE)),--once) $(ARGS)
 
 check: $(BUILT) ## Lint, types, architecture
 	$(BIN)/ruff check .

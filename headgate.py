@@ -61,7 +61,8 @@ PATHS = {
     "--engine",
     multiple=True,
     metavar="[KIND=]URL",
-    help="An engine; repeat for more. KIND: vllm (default), sglang, triton, openai.",
+    help="An engine; repeat for more. KIND: vllm, sglang, trtllm, nim, ollama, llamacpp, tgi, "
+    "triton or openai.  [default: auto, which asks it]",
 )
 @click.option(
     "--sim",
@@ -143,24 +144,12 @@ def check_config(config_path: str | None, path: str | None) -> None:
     Example:
         headgate check-config headgate.yaml
     """
+    from gateway.config import summary
+
     if path is None and config_path is None:
         raise click.UsageError("name a file, or set HEADGATE_CONFIG")
     config = _loaded(_loader(path or config_path, {}))
-    aliases = config.aliases()
-    click.echo("ok")
-    click.echo(f"listen   {config.listen.host}:{config.listen.port}, {config.workers} worker(s)")
-    click.echo(f"admin    {config.admin.host}:{config.admin.port}, " + _on_off(config.admin.token))
-    for engine in config.engines:
-        click.echo(f"engine   {engine.url} ({engine.kind})")
-    for alias, targets in aliases.items():
-        shares = ", ".join(f"{model} x{weight:g}" for model, weight in targets.items())
-        click.echo(f"alias    {alias} -> {shares}")
-    click.echo(f"keys     {len(config.keys) or 'none: open to everybody'}")
-    click.echo(f"policy   {config.policy}, usage {config.usage}")
-
-
-def _on_off(token: object) -> str:
-    return "/admin with a token" if token else "/admin off (no token)"
+    click.echo("\n".join(["ok", *summary(config)]))
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""What `make demo` runs: the gateway over simulated engines, and real requests through it.
+"""What `make demo` runs: the gateway over engines, simulated or real, and requests through it.
 
 Talks to the gateway over sockets only, as any client does. Ends with 0 if every request did what
 it should; without --once it serves on until Ctrl-C.
@@ -25,11 +25,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from bench import demo_engines
 from bench.demo_client import Answer, ask, chat
+from bench.demo_engines import Engines, EnginesError
 
 __all__ = ["main"]
 
-N_ENGINES = 4
 N_TOGETHER = 8
 START_S = 30.0
 STOP_S = 10.0
@@ -51,6 +52,14 @@ QUESTIONS = (
 
 
 WORDS = re.compile(r"\s*\S+")
+# What stands in x-headgate-decision, behind the endpoint.
+WORDS_OF_DECISIONS = {
+    "by": "the policy that picked the engine",
+    "candidates": "engines there were to choose from",
+    "in-flight": "requests at that engine, this one counted",
+    "cached-tokens": "of the prompt's tokens, how many it is expected to have computed before",
+    "known-by": "how prompts are compared: by their text, or by token ids",
+}
 
 
 class DemoError(Exception):
@@ -58,9 +67,10 @@ class DemoError(Exception):
 
 
 class Gateway:
-    """`headgate serve --sim N` as a child process; `async with` starts and stops it."""
+    """`headgate serve` before `engines` as a child process; `async with` starts and stops it."""
 
-    def __init__(self) -> None:
+    def __init__(self, engines: Engines) -> None:
+        self.engines = engines
         port, admin_port = free_port(8080), free_port(9180)
         self.url = f"http://127.0.0.1:{port}"
         self.admin_url = f"http://127.0.0.1:{admin_port}"
@@ -75,7 +85,7 @@ class Gateway:
         env = {k: v for k, v in os.environ.items() if not k.startswith("HEADGATE_")}
         env |= {"HEADGATE_ADMIN_TOKEN": self.token, "HEADGATE_DRAIN__PRE_STOP_S": "0"}
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "headgate", "serve", "--sim", str(N_ENGINES)),
+            *(sys.executable, "-m", "headgate", "serve", *self.engines.arguments),
             *("--decision-header", *self._ports),
             env=env,
             stdin=asyncio.subprocess.DEVNULL,
@@ -112,7 +122,7 @@ class Gateway:
         limit_s = time.monotonic() + START_S
         headers = {"authorization": f"Bearer {self.token}"}
         async with aiohttp.ClientSession(headers=headers) as session:
-            while not await self._has_all_engines(session):
+            while not (await self._has_all_engines(session) and await self._can_chat(session)):
                 if self.process.returncode is not None:
                     raise DemoError("the gateway ended while it started")
                 if time.monotonic() > limit_s:
@@ -128,7 +138,13 @@ class Gateway:
                 states = [endpoint["state"] for endpoint in (await reply.json())["data"]]
         except aiohttp.ClientError:
             return False
-        return states == ["ready"] * N_ENGINES
+        return states == ["ready"] * self.engines.count
+
+    async def _can_chat(self, session: aiohttp.ClientSession) -> bool:
+        """Chat templates are read after the gateway is ready; until then it answers 503."""
+        body = chat("Ready?", False, max_tokens=1) | {"model": self.engines.model}
+        async with session.post(f"{self.url}/v1/chat/completions", json=body) as reply:
+            return reply.status != 503
 
 
 def free_port(wanted: int) -> int:
@@ -154,7 +170,8 @@ class Show:
         """All of it. True if everything went as it should."""
         await self._one("A request, answered in one piece", "/v1/chat/completions", stream=False)
         await self._one("A stream: tokens as they arrive", "/v1/chat/completions", stream=True)
-        await self._one("The same gateway in Anthropic's dialect", "/v1/messages", stream=True)
+        if self._gateway.engines.has_messages:
+            await self._one("The same gateway in Anthropic's dialect", "/v1/messages", stream=True)
         await self._together()
         await self._conversation()
         refused = await self._refused()
@@ -215,6 +232,7 @@ class Show:
 
     async def _ask(self, answer: Answer, body: dict[str, object]) -> AsyncIterator[str]:
         self.answers.append(answer)
+        body = body | {"model": self._gateway.engines.model}
         async for piece in ask(self._session, answer, body):
             yield piece
         if answer.status != 200:
@@ -244,11 +262,8 @@ class Show:
             n_tokens = sum(answer.n_tokens for answer in answers)
             table.add_row(endpoint, str(len(answers)), str(n_tokens), mean)
         self._console.print(Padding(table, (0, 0, 0, 2), expand=False))
-        self._console.print(
-            "  [dim]in-flight: requests there, this one counted; cached-tokens: of the prompt, as "
-            "expected there[/]",
-            soft_wrap=True,
-        )
+        for word, meaning in WORDS_OF_DECISIONS.items():
+            self._console.print(f"  [dim]{word:<13} {meaning}[/]", soft_wrap=True)
 
     def curl_lines(self) -> None:
         """What to type next."""
@@ -256,7 +271,7 @@ class Show:
         self._title("Try it")
         for line in (
             f"curl -N {url}/v1/chat/completions -H 'content-type: application/json' \\",
-            '  -d \'{"model": "sim", "stream": true, "max_tokens": 40, '
+            f'  -d \'{{"model": "{self._gateway.engines.model}", "stream": true, "max_tokens": 40, '
             '"messages": [{"role": "user", "content": "hi"}]}\'',
             f"curl {url}/v1/models",
             f"curl {admin}/metrics",
@@ -294,36 +309,56 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms"
 
 
-async def demo(once: bool) -> int:
-    """Run it; the exit code."""
+class Demo:
+    """One run of it."""
+
+    def __init__(self, console: Console, once: bool) -> None:
+        self.is_serving = False
+        self._console = console
+        self._once = once
+
+    async def run(self, engines: Engines) -> None:
+        """Returns after the requests, or never; DemoError, with the gateway's log before it."""
+        gateway = Gateway(engines)
+        self._console.print(f"Starting the gateway over {engines.name} ...")
+        try:
+            async with gateway:
+                await self._use(gateway)
+        except (DemoError, aiohttp.ClientError):
+            self._console.print("\n".join(gateway.log), markup=False, soft_wrap=True)
+            raise
+
+    async def _use(self, gateway: Gateway) -> None:
+        self._console.print(f"Clients: [bold]{gateway.url}[/]  admin: {gateway.admin_url}")
+        async with aiohttp.ClientSession(gateway.url) as session:
+            show = Show(self._console, gateway, session)
+            is_good = await show.run()
+        show.curl_lines()
+        if not is_good:
+            raise DemoError("a request did not do what it should; see above")
+        if not self._once:
+            self._console.print("\nServing until Ctrl-C.")
+            gateway.follow = self._console
+            self.is_serving = True
+            await gateway.process.wait()
+            raise DemoError("the gateway ended")
+
+
+async def demo(kind: str, once: bool) -> int:
+    """Run it over engines of one of `demo_engines.KINDS`; the exit code."""
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     console = Console(highlight=False)
-    gateway = Gateway()
-    console.print(f"Starting the gateway and {N_ENGINES} simulated engines ...")
-    is_serving = False
+    run = Demo(console, once)
     try:
-        async with gateway:
-            console.print(f"Clients: [bold]{gateway.url}[/]  admin: {gateway.admin_url}")
-            async with aiohttp.ClientSession(gateway.url) as session:
-                show = Show(console, gateway, session)
-                is_good = await show.run()
-            show.curl_lines()
-            if not is_good:
-                raise DemoError("a request did not do what it should; see above")
-            if not once:
-                console.print("\nServing until Ctrl-C.")
-                gateway.follow = console
-                is_serving = True
-                await gateway.process.wait()
-                raise DemoError("the gateway ended")
+        async with demo_engines.start(kind) as engines:
+            await run.run(engines)
     except asyncio.CancelledError:
         console.print("\nStopped.")
-        return 0 if is_serving else 130
-    except (DemoError, aiohttp.ClientError) as error:
-        console.print("\n".join(gateway.log), markup=False, soft_wrap=True)
+        return 0 if run.is_serving else 130
+    except (DemoError, EnginesError, aiohttp.ClientError) as error:
         console.print(f"[red]The demo failed: {escape(str(error))}[/]")
         return 1
     return 0
@@ -333,7 +368,9 @@ def main() -> None:
     """Entry point of `python -m bench.demo`."""
     parser = argparse.ArgumentParser(prog="bench.demo", description=__doc__)
     parser.add_argument("--once", action="store_true", help="end after the requests")
-    sys.exit(asyncio.run(demo(parser.parse_args().once)))
+    parser.add_argument("--engine", choices=demo_engines.KINDS, default="sim", help="what serves")
+    options = parser.parse_args()
+    sys.exit(asyncio.run(demo(options.engine, options.once)))
 
 
 if __name__ == "__main__":

@@ -11,20 +11,9 @@ beside adapter and cache salt) gets a hash that no text has, and so do all behin
 
 from libc.stdint cimport int64_t, uint64_t
 
+from engines._kv_event cimport Event
 from engines._msgpack cimport Cursor, Hashes, Span, Tokens
 from router._reported cimport ReportedCache
-
-cdef struct Event:
-    int type
-    bint has_parent
-    uint64_t parent
-    uint64_t block_tokens
-    int64_t group           # -1: none is named
-    Span medium
-    Span lora
-    Span spec_kind
-    Span lora_id            # its msgpack
-    Span extras             # its msgpack
 
 cdef class KvEvents:
     cdef readonly str model
@@ -43,8 +32,6 @@ cdef class KvEvents:
     cdef bytes root_lora                    # of the root at hand, which has no salt
     cdef uint64_t root
     cdef int _events(self, Cursor* cursor) except -1
-    cdef int _event(self, Cursor* cursor) except -1
-    cdef int _field(self, int field, Cursor* cursor) except -1
     cdef int _carry_out(self, Cursor* cursor) except -1
     cdef ReportedCache _cache_of(self, const Span* medium)
     cdef int _stored(self, ReportedCache cache, Cursor* cursor) except -1

@@ -17,7 +17,8 @@ __all__ = ["PageScanner"]
 cdef enum:
     # Of a number; longer ones are no engine's.
     MAX_DIGITS = 64
-    MAX_HAVING = 4
+    MAX_HAVING = 8
+    MARKS = 1024
 
 cdef enum How:
     SUM
@@ -65,8 +66,8 @@ cdef class PageScanner:
     cdef int _n
     cdef list _texts
     cdef size_t _least
-    # One bit for what stands in the eight bytes before the shortest name's end.
-    cdef uint64_t _marks
+    # One for each of what may stand in the eight bytes before the shortest name's end.
+    cdef bint _marks[MARKS]
 
     def __cinit__(self, wanted):
         cdef int i = 0, j
@@ -78,7 +79,7 @@ cdef class PageScanner:
         if self._wanted == NULL or self._found == NULL:
             raise MemoryError
         self._least = min((len(name.encode()) for name, _, _, _ in wanted), default=0)
-        self._marks = 0
+        memset(self._marks, 0, sizeof(self._marks))
         for name, having, label, how in wanted:
             if not name or len(having) > MAX_HAVING:
                 raise ValueError(f"cannot look for {name!r} with {len(having)} labels")
@@ -89,28 +90,33 @@ cdef class PageScanner:
                 self._wanted[i].values[j] = self._text(_escaped(value))
             self._wanted[i].n_having = len(having)
             self._wanted[i].how = HOWS[how]
-            self._marks |= mark_of(self._wanted[i].name.start, self._least)
+            self._marks[mark_of(self._wanted[i].name.start, self._least)] = True
             i += 1
 
     def __dealloc__(self):
         free(self._wanted)
         free(self._found)
 
-    def scan(self, bytes page not None) -> list:
-        """A figure for each of the wanted, in their order. Never raises on what a page says.
+    def scan(self, bytes page not None, size_t start=0) -> list:
+        """A figure for each of the wanted, in their order, from `start` on. Never raises on what a
+        page says.
 
         None: there is no such sample, or one of them is malformed, negative or not finite. What
         stands behind the last line end is cut off, and not read.
         """
-        cdef const char* at = page
-        cdef const char* end = at + len(page)
+        cdef const char* at = <const char*>page + min(start, <size_t>len(page))
+        cdef const char* end = <const char*>page + len(page)
         cdef const char* stop
         memset(self._found, 0, self._n * sizeof(Found))
         while at < end:
             stop = <const char*>memchr(at, c"\n", end - at)
             if stop == NULL:
                 break
-            if at[0] != c"#":
+            if is_blank(at[0]) or (
+                at[0] != c"#"
+                and <size_t>(stop - at) > self._least
+                and self._marks[mark_of(at, self._least)]
+            ):
                 self._line(at, stop)
             at = stop + 1
         return [self._figure(i) for i in range(self._n)]
@@ -127,8 +133,6 @@ cdef class PageScanner:
         cdef size_t size
         cdef int i
         at = skip_blanks(at, stop)
-        if <size_t>(stop - at) <= self._least or not mark_of(at, self._least) & self._marks:
-            return
         name_end = at
         while name_end < stop and not is_blank(name_end[0]) and name_end[0] != c"{":
             name_end += 1
@@ -166,13 +170,13 @@ cdef inline const char* skip_blanks(const char* at, const char* stop) noexcept:
     return at
 
 
-cdef inline uint64_t mark_of(const char* name, size_t least) noexcept:
-    """The bit of a name, by its bytes before `least`; any bit if there are too few of them."""
+cdef inline size_t mark_of(const char* name, size_t least) noexcept:
+    """By a name's eight bytes before `least`; the same for all names if there are fewer."""
     cdef uint64_t word
     if least < 8:
-        return <uint64_t>-1
+        return 0
     memcpy(&word, name + least - 8, 8)
-    return (<uint64_t>1) << (word * <uint64_t>0x9E3779B97F4A7C15 >> 58)
+    return word * <uint64_t>0x9E3779B97F4A7C15 >> 54
 
 
 cdef void take(const Wanted* wanted, Found* found, const char* at, const char* stop) noexcept:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 __all__ = ["Kind", "MetricNames", "Series", "Tell"]
 
 
@@ -19,13 +21,15 @@ class Series:
     """From the page's unit to ours."""
 
 
-Names = tuple[str | Series, ...]
+One = str | Series
+Names = tuple[One | tuple[One, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class MetricNames:
     """Where each field of `EngineLoad` stands on an engine's page, newest names first: the first
-    that is there and can be read counts. A plain name is a `Series` of this name."""
+    that is there and can be read counts. A plain name is a `Series` of this name; those of a tuple
+    count together."""
 
     running: Names = ()
     waiting: Names = ()
@@ -46,6 +50,8 @@ class MetricNames:
     commas."""
     sleep_state: Names = ()
     """The sample with value 1 has the state in its label `sleep_state`."""
+    rank_label: str = ""
+    """Names the data-parallel rank; empty: the page does not tell them apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,17 @@ class Tell:
     path: str
     keys: tuple[str, ...]
     value: str = ""
-    """What stands at the first of the keys; empty: anything."""
+    """What stands at the first of the keys begins so."""
+
+    def is_met(self, body: bytes) -> bool:
+        """Whether a body says it. Never raises."""
+        try:
+            told = msgspec.json.decode(body)
+        except (ValueError, RecursionError):
+            return False
+        if not isinstance(told, dict) or any(key not in told for key in self.keys):
+            return False
+        return str(told[self.keys[0]]).startswith(self.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +93,15 @@ class Kind:
     a bad request, or one of many models has failed."""
     metrics_path: str | None = None
     """Prometheus text; None: the engine has none."""
+    metrics_port_after: int = 0
+    """Where the page has a port of its own: how far behind the engine's, unless configured."""
     metrics: MetricNames = field(default_factory=MetricNames)
     keep_alive_s: float = 4.0
     """Our idle connections close after this. uvicorn closes after 5 s, and a request written at
     that moment is lost: stay below it."""
+    ends_with_connection: bool = True
+    """Whether closing a connection ends what runs for it, in all versions; else the engine may
+    work on what nobody waits for."""
     dying_answers: tuple[tuple[int, bytes], ...] = ()
     """(status, a piece of the body): an engine that answers so does not recover by itself, and
     the request may be asked elsewhere."""

@@ -3,7 +3,7 @@
 To add an engine: a file beside `vllm.py` that makes a `Kind`, and a line in `KINDS`.
 """
 
-from engines.habits import Kind, MetricNames, Series
+from engines.habits import Kind, MetricNames, Series, Tell
 from engines.llamacpp import LLAMACPP
 from engines.nim import NIM
 from engines.ollama import OLLAMA
@@ -13,11 +13,18 @@ from engines.triton.kind import TRITON
 from engines.trtllm import TRTLLM
 from engines.vllm import VLLM
 
-__all__ = ["KINDS", "Kind", "MetricNames", "Series"]
+__all__ = ["AUTO", "KINDS", "UNTOLD", "Kind", "MetricNames", "Series", "Tell"]
+
+AUTO = "auto"
+"""In place of a kind's name: it is asked."""
 
 OPENAI = Kind("openai", health_path="/v1/models")
 """Any server that speaks OpenAI over HTTP and of which nothing else is known."""
 
+UNTOLD = OPENAI.name
+"""What a server is that has not told, or does not."""
+
+# In the order in which a server is asked whether it is this: what wraps another comes first.
 KINDS: dict[str, Kind] = {
-    kind.name: kind for kind in (NIM, VLLM, SGLANG, TRITON, TRTLLM, LLAMACPP, OLLAMA, TGI, OPENAI)
+    kind.name: kind for kind in (NIM, VLLM, SGLANG, TRTLLM, LLAMACPP, OLLAMA, TGI, TRITON, OPENAI)
 }

@@ -109,6 +109,8 @@ class Tensors:
     max_tokens: int = 0
     """0: not said."""
     is_stream: bool = False
+    sequence: int | str = 0
+    """Of a model that keeps a state: what has the same must meet. 0 and '': none."""
 
 
 class _Input(msgspec.Struct):
@@ -119,26 +121,29 @@ class _Input(msgspec.Struct):
 
 class _Infer(msgspec.Struct):
     inputs: list[_Input] = []
+    parameters: dict[str, Any] = {}
 
 
-_PROMPT = re.compile(b"text_input")
+_WANTED = re.compile(b"text_input|sequence_id")
 _decode = msgspec.json.Decoder(_Infer).decode
 
 
 def infer_tensors(body: bytes | memoryview, header_bytes: int | None) -> Tensors:
-    """The prompt of a body of /infer. `header_bytes`: of the JSON before its binary tensors; None:
-    there are none. What cannot be read is left out: the engine judges it."""
+    """The prompt and the sequence of a body of /infer. `header_bytes`: of the JSON before its
+    binary tensors; None: there are none. What cannot be read is left out: the engine judges it."""
     found = Tensors()
     data = memoryview(body)
     header = data if header_bytes is None else data[:header_bytes]
-    if _PROMPT.search(header) is None:
+    if _WANTED.search(header) is None:
         return found
     try:
-        inputs = _decode(header).inputs
+        asked = _decode(header)
     except (msgspec.DecodeError, RecursionError):
         return found
+    sequence = asked.parameters.get("sequence_id")
+    found.sequence = sequence if isinstance(sequence, (int, str)) else 0
     at = len(header)
-    for one in inputs:
+    for one in asked.inputs:
         size = one.parameters.get("binary_data_size")
         if not isinstance(size, int):
             _take_json(found, one)

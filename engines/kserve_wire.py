@@ -109,8 +109,6 @@ class Infer:
 
     model: str = ""
     id: str = ""
-    sequence: int | str = 0
-    """Of a stateful model; 0 or '': it belongs to none."""
     tensors: Tensors = field(default_factory=Tensors)
 
 
@@ -129,7 +127,7 @@ def read_infer(message: bytes) -> Infer:
         elif number == 4:
             name, parameter = _parameter(value)
             if name == "sequence_id" and isinstance(parameter, (int, str)):
-                found.sequence = parameter
+                found.tensors.sequence = parameter
         elif number == 5:
             names.append(_read_input(value, found.tensors))
         elif number == 7:
@@ -183,11 +181,14 @@ def _parameter(entry: bytes) -> tuple[str, Any]:
 
 
 def is_decoupled(message: bytes) -> bool:
-    """Of a ModelConfigResponse: may the model answer a request with any number of responses?"""
+    """Of a ModelConfigResponse: may the model answer a request with any number of responses? Of an
+    ensemble its steps decide: it is taken for one that may."""
     for number, value in fields(message):
         if number == 1 and isinstance(value, bytes):
-            policy = [v for n, v in fields(value) if n == 19 and isinstance(v, bytes)]
-            return any(n == 1 and v != 0 for one in policy for n, v in fields(one))
+            parts = list(fields(value))
+            policies = [v for n, v in parts if n == 19 and isinstance(v, bytes)]
+            is_ensemble = any(n == 15 for n, _ in parts)
+            return is_ensemble or any(n == 1 and v != 0 for p in policies for n, v in fields(p))
     return False
 
 

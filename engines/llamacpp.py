@@ -18,4 +18,6 @@ LLAMACPP = Kind(
         generation_tokens=("llamacpp:tokens_predicted_total",),
         prompt_tokens=("llamacpp:prompt_tokens_total",),
     ),
+    # some builds of 2025 and 2026 do not look after the client
+    ends_with_connection=False,
 )

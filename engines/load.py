@@ -99,32 +99,52 @@ class EngineLoad(msgspec.Struct, frozen=True, kw_only=True):
 class LoadReader:
     """Reads the loads of one kind of engine; make it once."""
 
-    def __init__(self, names: MetricNames) -> None:
-        self._fields: list[tuple[str, list[tuple[int, float]]]] = []
+    def __init__(
+        self,
+        names: MetricNames,
+        rank: int | None = None,
+        having: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        """`rank`: only what this data-parallel rank says of itself. `having`: only samples with
+        these labels."""
+        if rank is not None and names.rank_label:
+            having = (*having, (names.rank_label, str(rank)))
+        self._fields: list[tuple[str, list[list[tuple[int, float]]]]] = []
         wanted: list[tuple[str, tuple[tuple[str, str], ...], str, str]] = []
         for field, how in HOW.items():
-            places = []
-            for one in getattr(names, field):
-                series = Series(one) if isinstance(one, str) else one
-                places.append((len(wanted), series.scale))
-                wanted.append((series.name, series.having, series.label, how))
-            if places:
-                self._fields.append((field, places))
+            # adapters are told of the server as a whole
+            more = having if field != "adapters" else ()
+            groups = []
+            for names_of_one in getattr(names, field):
+                together = names_of_one if isinstance(names_of_one, tuple) else (names_of_one,)
+                places = []
+                for one in together:
+                    series = Series(one) if isinstance(one, str) else one
+                    places.append((len(wanted), series.scale))
+                    wanted.append((series.name, (*series.having, *more), series.label, how))
+                groups.append(places)
+            if groups:
+                self._fields.append((field, groups))
         self._adapter_labels = names.adapter_labels
         self._scanner = PageScanner(wanted)
 
-    def read(self, page: bytes) -> EngineLoad:
-        """The load that a page tells of. Never raises; what is malformed is as if not there."""
-        figures = self._scanner.scan(page)
+    def read(self, page: bytes, start: int = 0) -> EngineLoad:
+        """The load that a page tells of, which begins at `start`. Never raises; what is malformed
+        is as if not there."""
+        figures = self._scanner.scan(page, start)
         found: dict[str, Any] = {}
-        for field, places in self._fields:
-            for index, scale in places:
-                figure = figures[index]
-                if figure is not None:
-                    found[field] = figure * scale if scale != 1.0 else figure
+        for field, groups in self._fields:
+            for places in groups:
+                known = [
+                    figures[index] * scale if scale != 1.0 else figures[index]
+                    for index, scale in places
+                    if figures[index] is not None
+                ]
+                if known:
+                    found[field] = known[0] if len(known) == 1 else _together(known, HOW[field])
                     break
         blocks = found.pop("kv_blocks", None)
-        if blocks is not None and "block_size" in found:
+        if blocks is not None and found.get("block_size") is not None:
             found.setdefault("kv_capacity_tokens", blocks * found["block_size"])
         if found.get("kv_capacity_tokens") == 0:  # not made yet
             del found["kv_capacity_tokens"]
@@ -142,3 +162,9 @@ class LoadReader:
             return None
         listed = [name for label in name_labels for name in labels.get(label, "").split(",")]
         return AdaptersInUse(int(room), tuple(dict.fromkeys(filter(None, listed))))
+
+
+def _together(figures: list[float], how: str) -> float | None:
+    if how == "same":
+        return figures[0] if len(set(figures)) == 1 else None
+    return max(figures) if how == "max" else sum(figures)

@@ -17,14 +17,14 @@ def _blocks(what: str) -> Series:
 TRITON_METRICS = MetricNames(
     # The backends' own gauges, where they have any (vLLM's has in its newer versions). Triton
     # itself does not say what runs: nv_inference_exec_count only ever grows.
-    running=(_requests("scheduled"), *VLLM.metrics.running),
-    # Before the backend; what streams is not pending, and an ensemble never is (its steps are).
+    # A server may have models of both backends.
+    running=((_requests("scheduled"), "vllm:num_requests_running"),),
+    # Triton's own is before the backend; what streams is not pending, and an ensemble never is.
     waiting=(
-        _requests("waiting"),
-        *VLLM.metrics.waiting,
+        (_requests("waiting"), "vllm:num_requests_waiting"),
         "nv_inference_pending_request_count",
     ),
-    kv_usage=(_blocks("fraction"), *VLLM.metrics.kv_usage),
+    kv_usage=((_blocks("fraction"), "vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),),
     kv_capacity_tokens=VLLM.metrics.kv_capacity_tokens,
     kv_blocks=(_blocks("max"), *VLLM.metrics.kv_blocks),
     block_size=(_blocks("tokens_per"), *VLLM.metrics.block_size),

@@ -26,6 +26,7 @@ SGLANG = Kind(
         prompt_tokens=("sglang:prompt_tokens_total",),
         requests=("sglang:num_requests_total",),
         request_s=("sglang:e2e_request_latency_seconds_sum",),
+        rank_label="dp_rank",
     ),
     # an abort by the server itself ends what runs with what it has so far, and 200
     cut_short=b'"finish_reason":"abort"',

@@ -27,6 +27,7 @@ VLLM = Kind(
         adapters=("vllm:lora_requests_info",),
         adapter_labels=("max_lora", "running_lora_adapters", "waiting_lora_adapters"),
         sleep_state=("vllm:engine_sleep_state",),
+        rank_label="engine",
     ),
     dying_answers=(
         # on SIGTERM with --shutdown-timeout: /health stays 200 while new requests get this

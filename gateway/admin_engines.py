@@ -92,7 +92,7 @@ class _EngineRoutes:
             {
                 "object": "list",
                 "endpoint": member.name,
-                "kind": member.engine.kind,
+                "kind": member.kind,
                 "asleep": watch.asleep,
                 "capabilities": able.described(),
                 "data": [

@@ -44,6 +44,10 @@ SHARE_S = 0.02
 # How far apart two costs may be and still be decided by chance, where peers' load is a second old.
 MAX_DOUBT = 0.3
 FIXED = ("listen", "admin.host", "admin.port", "workers", "access_log", "bus", "index_blocks")
+# SIGHUPs that come together, of several tools or of one that repeats itself, are one reload.
+RELOAD_DELAY_S = 0.1
+# How often marks are looked through for such as are long past: see router._marks.
+SWEEP_S = 600.0
 # The lists of a thousand engines arrive in one second at start: not a fleet for each of them.
 PUBLISH_DELAY_S = 0.02
 
@@ -102,6 +106,8 @@ class Control:
         self._pre_stop_s = config.drain.pre_stop_s
         self._publish_handle: asyncio.Handle | None = None
         self._share_handle: asyncio.Handle | None = None
+        self._reload_handle: asyncio.Handle | None = None
+        self._sweep_handle: asyncio.Handle | None = None
         self._places: dict[int, int] = {}
         self._is_untold = False
         self._is_announced = False
@@ -163,6 +169,7 @@ class Control:
                 for name, url in sims.urls.items():
                     self.add(Engine(url=url, name=name, profile="demo"), "sim")
             self.supervisor.start(self._workers_view())
+            self._sweep()
             if not self.bus.alone:
                 self._share()
             await admin.start()
@@ -177,8 +184,9 @@ class Control:
             await self.engine_control.close()
             await self.prober.close()
             self.caches.stop()
-            if self._share_handle is not None:
-                self._share_handle.cancel()
+            for handle in (self._share_handle, self._sweep_handle, self._reload_handle):
+                if handle is not None:
+                    handle.cancel()
             await self.bus.close()
             if sims is not None:
                 await sims.stop()
@@ -203,11 +211,20 @@ class Control:
             log.exception("sharing load with the other gateways failed")
         self._share_handle = self._loop.call_later(SHARE_S, self._share)
 
+    def _sweep(self) -> None:
+        """No session and no adapter seems new again once the clock of their marks is round."""
+        now_s = time.monotonic()
+        self.shared.sessions.sweep(now_s)
+        self.shared.adapters.sweep(now_s)
+        self._sweep_handle = self._loop.call_later(SWEEP_S, self._sweep)
+
     def _on_sent(self, message: messages.Sent) -> None:
         self.caches.on_sent(message)
         if not self.bus.alone:
-            for slot, blocks in message.each():
-                self.sharer.insert(slot, blocks)
+            for slot, generation, blocks in message.each():
+                # Peers know endpoints by their names: who has left its slot has none.
+                if self.shared.table.row(slot)[2] == generation:
+                    self.sharer.insert(slot, blocks)
 
     def publish(self) -> None:
         """Send the workers the present fleet within 20 ms; the calls in between are one."""
@@ -275,6 +292,7 @@ class Control:
 
     def reload(self) -> None:
         """Read the configuration anew; what is wrong with it leaves the old one in force."""
+        self._reload_handle = None
         try:
             fresh = self._reload()
         except ConfigError as error:
@@ -357,7 +375,11 @@ class Control:
     def _handle_signals(self) -> None:
         self._loop.add_signal_handler(signal.SIGTERM, self._on_stop_signal)
         self._loop.add_signal_handler(signal.SIGINT, self._on_interrupt)
-        self._loop.add_signal_handler(signal.SIGHUP, self.reload)
+        self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+
+    def _on_hangup(self) -> None:
+        if self._reload_handle is None:
+            self._reload_handle = self._loop.call_later(RELOAD_DELAY_S, self.reload)
 
     def _on_interrupt(self) -> None:
         # Ctrl-C: somebody at a terminal, and no load balancer that has to hear of it first.
@@ -397,6 +419,9 @@ class Control:
         scheme = "https" if listen.tls_cert else "http"
         workers = "1 worker" if self.config.workers == 1 else f"{self.config.workers} workers"
         log.info("listening on %s://%s (%s)", scheme, _where(self._listeners[0]), workers)
+        if self._grpc_socket is not None:
+            tls = " with TLS" if listen.tls_cert else ""
+            log.info("gRPC (KServe v2) on %s%s", _where(self._grpc_socket), tls)
         log.info("admin on http://%s (/health, /ready, /metrics)", _where(self._admin_socket))
         if not self.config.keys and not _is_loopback(self._listeners[0]):
             log.warning(

@@ -21,7 +21,7 @@ LONGEST_S = 3600.0
 
 def driver_for(member: Member) -> Driver:
     """What knows the requests of its kind of engine."""
-    return driver_of(member.engine.kind)
+    return driver_of(member.kind)
 
 
 async def converse(

@@ -67,6 +67,8 @@ def table(answer: dict[str, Any]) -> str:
         lines += ["", f"refused: {status}{refused['reason']}: {refused['message']}"]
     elif "waits_s" in answer:
         lines += ["", f"It waits for an engine with room, {answer['waits_s']:g} s at most."]
+        if answer["ahead"]:
+            lines.append(f"Before it: {_requests(answer['ahead'])} for the same endpoints.")
     else:
         lines += ["", f"It goes to {answer['endpoint']}."]
     return "\n".join(lines).lstrip("\n")
@@ -81,6 +83,8 @@ def _summary(answer: dict[str, Any]) -> list[str]:
         f"prompts take {answer['pressure']:.0%} of the engines' time; of their tokens of late "
         f"{answer['hit_ratio']:.0%} were cached",
     ]
+    if answer["waiting"]:
+        lines.append(f"held back for want of room: {_requests(answer['waiting'])}")
     if answer["session"]:
         lines.append(f"session: {SESSIONS[answer['session']]}")
     if "price" in answer["terms"]:
@@ -119,6 +123,10 @@ def _rows(answer: dict[str, Any]) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def _requests(n: int) -> str:
+    return f"{n} request{'s' * (n != 1)}"
 
 
 def _number(value: float, is_seconds: bool) -> str:

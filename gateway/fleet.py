@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from engines.kind import KINDS
+from engines.kind import AUTO, KINDS, UNTOLD
 from engines.triton.model import TritonModel, read_model
 from gateway import messages
 from gateway.config import (
@@ -50,6 +50,8 @@ class Member:
     generation: int
     source: str
     """'config', 'admin' or 'sim': who added it, and so who may take it away."""
+    kind: str = UNTOLD
+    """What runs there, as configured or as it has told."""
     address: str = ""
     """IP address; empty until the name is resolved."""
     block_tokens: int = 0
@@ -102,7 +104,8 @@ class Fleet:
         slot = self._slots[index]
         slot.generation += 1
         url = parse_engine_url(engine.url)
-        slot.member = Member(name, engine, url, index, slot.generation, source, labels=labels)
+        kind = UNTOLD if engine.kind == AUTO else engine.kind
+        slot.member = Member(name, engine, url, index, slot.generation, source, kind, labels=labels)
         self.members[name] = slot.member
         return slot.member
 
@@ -131,6 +134,8 @@ class Fleet:
             member.block_tokens = 0
             member.coming = set()
             member.going = set()
+            if member.engine.kind == AUTO:
+                member.kind = UNTOLD
         member.address = address
 
     def set_models(self, member: Member, entries: list[dict[str, Any]]) -> bool:
@@ -278,7 +283,7 @@ def _endpoint(member: Member) -> messages.Endpoint:
         slot=member.slot,
         generation=member.generation,
         name=member.name,
-        kind=engine.kind,
+        kind=member.kind,
         host=url.authority,
         address=member.address,
         port=url.port,
@@ -286,10 +291,10 @@ def _endpoint(member: Member) -> messages.Endpoint:
         server_name=(engine.server_name or url.host) if url.tls else "",
         ca_file=engine.ca_file,
         api_key=engine.api_key.reveal(),
-        keep_alive_s=engine.keep_alive_s or KINDS[engine.kind].keep_alive_s,
+        keep_alive_s=engine.keep_alive_s or KINDS[member.kind].keep_alive_s,
         path_prefix=url.prefix,
         rank=engine.rank,
-        grpc_port=(engine.grpc_port or url.port + 1) if engine.kind == "triton" else 0,
+        grpc_port=(engine.grpc_port or url.port + 1) if member.kind == "triton" else 0,
         triton=member.triton,
     )
 
@@ -307,7 +312,7 @@ def _models_json(members: list[Member], aliases: dict[str, list[messages.Choice]
     found: dict[str, dict[str, Any]] = {}
     for member in members:
         for name, entry in (member.models or {}).items():
-            if member.engine.kind == "triton" and name not in member.triton:
+            if member.kind == "triton" and name not in member.triton:
                 continue  # it has other inputs than a text: not a model to OpenAI's clients
             if name not in found:
                 found[name] = {"object": "model", "created": 0, "owned_by": "unknown", **entry}

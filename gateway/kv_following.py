@@ -47,7 +47,7 @@ class KvFollowing:
 
     async def look(self, probe: Probe, member: Member) -> None:
         """Ask an engine that answers, if it is time. Never raises on what it answers."""
-        if member.engine.kind == "triton":
+        if member.kind == "triton":
             return  # it neither publishes events nor tells token ids
         rules = self._rules()
         names = [base_of(name, entry) for name, entry in (member.models or {}).items()]

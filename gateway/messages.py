@@ -225,12 +225,12 @@ class Sent(msgspec.Struct, frozen=True, tag="sent"):
 
     prompts: Annotated[bytes, msgspec.Meta(max_length=64 << 20)]
 
-    def each(self) -> Iterator[tuple[int, bytes]]:
-        """(slot, block hashes, 8 bytes each) of every prompt."""
+    def each(self) -> Iterator[tuple[int, int, bytes]]:
+        """(slot, generation, block hashes, 8 bytes each) of every prompt."""
         at = 0
         while at + 16 <= len(self.prompts):
-            slot, _, n = struct.unpack_from("=IIQ", self.prompts, at)
-            yield slot, self.prompts[at + 16 : at + 16 + 8 * n]
+            slot, generation, n = struct.unpack_from("=IIQ", self.prompts, at)
+            yield slot, generation, self.prompts[at + 16 : at + 16 + 8 * n]
             at += 16 + 8 * n
 
 

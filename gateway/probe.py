@@ -1,4 +1,4 @@
-"""One look at an engine over HTTP: health, model list, metrics, address, and what else it tells.
+"""One look at an engine over HTTP: health, kind, model list, address, and what else it tells.
 
 OSError if we ourselves are out of descriptors or memory; nothing else is raised.
 """
@@ -16,9 +16,8 @@ import aiohttp
 import msgspec
 
 from engines.control import Call, Reply
-from engines.kind import KINDS
+from engines.kind import KINDS, UNTOLD
 from engines.kv_sources import KV_SOURCES_PATH, KvSource, parse_kv_sources
-from engines.load import EngineLoad, LoadReader
 from engines.tokens.ask import Question
 from engines.triton.kind import TRITON
 from gateway.fleet import Member
@@ -28,7 +27,7 @@ from gateway.version import VERSION
 __all__ = ["Probe", "Unanswered"]
 
 PAGE_BYTES = 8 << 20
-"""Most that is read of an answer; vLLM's metrics are 100 KB, with many adapters some MB."""
+"""Most that is read of an answer; a model list with a thousand adapters is some 100 KB."""
 MAX_MODELS = 1024
 """Of one engine: a base model and its adapters."""
 MAX_TEXT = 256
@@ -37,7 +36,6 @@ LOAD_S = 600.0
 """Until a model is loaded: large ones take minutes."""
 OUR_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """We are out of something: that says nothing about the engine."""
-READERS = {name: LoadReader(kind.metrics) for name, kind in KINDS.items()}
 UNREACHABLE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
@@ -81,7 +79,7 @@ class Probe:
 
     async def health(self, member: Member) -> tuple[Outcome, str]:
         """Ask the health route. GOOD for one that does not exist: the model list decides then."""
-        path = KINDS[member.engine.kind].health_path
+        path = KINDS[member.kind].health_path
         status, body, error = await self._ask(member, path)
         if error is not None:
             return error, body
@@ -92,7 +90,7 @@ class Probe:
 
     async def models(self, member: Member) -> tuple[list[dict[str, Any]] | None, Outcome, str]:
         """Entries of its model list; None and what was met if it cannot be read."""
-        kind = KINDS[member.engine.kind]
+        kind = KINDS[member.kind]
         path = kind.models_path
         status, body, error = await self._ask(member, path, kind.models_body)
         if error is not None:
@@ -103,7 +101,9 @@ class Probe:
             return None, Outcome.ILL, f"{path} answers {status}"
         try:
             listed = msgspec.json.decode(body)
-            listed = listed["data"] if kind.models_body is None else map(_from_index, listed)
+            if kind.models_body is not None:
+                listed = {"data": map(_from_index, listed)}
+            listed = listed["data"] or []  # null: Ollama has none
             entries = [_plain(entry) for entry in listed if _is_named(entry)]
             if kind is TRITON:
                 await self._add_configs(member, entries)
@@ -121,15 +121,23 @@ class Probe:
             if error is None and status == 200:  # else it was unloaded since
                 entry["triton_config"] = msgspec.json.decode(body)
 
-    async def metrics(self, member: Member) -> EngineLoad | None:
-        """Its own numbers. None: it has none, or did not say in time; that is never zero."""
-        kind = KINDS[member.engine.kind]
-        if kind.metrics_path is None:
-            return None
-        status, body, error = await self._ask(member, kind.metrics_path)
-        if error is not None or status != 200:
-            return None
-        return READERS[kind.name].read(body.encode())
+    async def kind(self, member: Member) -> tuple[str | None, Outcome, str]:
+        """What runs there, by what it says of itself; None and what was met if it cannot be asked.
+
+        It asks until something fits: the model list's owners, then routes that only one kind has.
+        """
+        status, listed, error = await self._ask(member, KINDS[UNTOLD].models_path)
+        owners = _owners(listed) if error is None and status == 200 else set()
+        for kind in KINDS.values():
+            if owners and owners <= set(kind.owned_by):
+                return kind.name, Outcome.GOOD, listed
+            for tell in kind.tells:
+                status, body, error = await self._ask(member, tell.path)
+                if error is not None:
+                    return None, error, body
+                if status == 200 and tell.is_met(body.encode()):
+                    return kind.name, Outcome.GOOD, body
+        return UNTOLD, Outcome.GOOD, "it does not tell"
 
     async def kv_sources(self, member: Member) -> list[KvSource]:
         """Where it publishes its KV events, by rank. ValueError: it does not say."""
@@ -193,7 +201,7 @@ class Probe:
                 headers=headers,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=timeout_s),
-                ssl=self._context(engine.ca_file) if url.tls else True,
+                ssl=self.context(engine.ca_file) if url.tls else True,
                 server_hostname=(engine.server_name or url.host) if url.tls else None,
             ) as response:
                 page = await _bounded(response)
@@ -210,7 +218,8 @@ class Probe:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return 0, f"{path} fails: {error or type(error).__name__}", Outcome.ILL
 
-    def _context(self, ca_file: str) -> ssl.SSLContext:
+    def context(self, ca_file: str) -> ssl.SSLContext:
+        """For an engine with this CA file; empty: the system's."""
         if ca_file not in self._contexts:
             self._contexts[ca_file] = ssl.create_default_context(cafile=ca_file or None)
         return self._contexts[ca_file]
@@ -224,6 +233,14 @@ def _from_index(entry: dict[str, Any]) -> dict[str, Any]:
         "owned_by": "triton",
         "version": entry.get("version"),
     }
+
+
+def _owners(listed: str) -> set[str]:
+    """Who owns the models of a list, as it says; empty: it does not say."""
+    try:
+        return {str(entry["owned_by"]) for entry in msgspec.json.decode(listed)["data"]}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return set()
 
 
 def _is_named(entry: object) -> bool:

@@ -1,4 +1,4 @@
-"""Watches the endpoints: one task each for probes and scrapes, one tick for all shared counts.
+"""Watches the endpoints: one task each for probes, one tick for all shared counts, and scrapes.
 
 The rules stand in `health`; here they meet the clock, the sockets and the shared table.
 """
@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from engines.kind import AUTO
 from engines.load import EngineLoad
 from engines.profile import PROFILES
 from gateway.bus import endpoint_hash
@@ -23,6 +24,7 @@ from gateway.health import Health, Outcome, Rules, Transition
 from gateway.kv_following import KvFollowing
 from gateway.messages import Condemn
 from gateway.probe import Probe
+from gateway.scraping import Scraping
 from gateway.sleep_look import SleepLook
 from router import State, Table
 
@@ -52,6 +54,11 @@ class Watch:
     load: EngineLoad | None = None
     """As the engine said last; None: it did not say."""
     load_s: float = -1.0e9
+    load_fault: str = ""
+    """Why it did not say, if it has metrics at all."""
+    before: EngineLoad | None = None
+    """What it had said the time before, and when."""
+    before_s: float = -1.0e9
     models_s: float = -1.0e9
     resolved_s: float = -1.0e9
     last_outcome: Outcome | None = None
@@ -101,6 +108,7 @@ class Prober:
         self._following = following
         self._sleep_look = SleepLook()
         self._probe = Probe(config.timeout_s)
+        self._scraping = Scraping(config, self._probe.context, self._on_load)
         self._ticker = asyncio.create_task(self._tick_forever())
 
     def configure(self, config: HealthConfig, overload: Overload) -> None:
@@ -108,6 +116,7 @@ class Prober:
         self._config = config
         self._overload = overload
         self._probe.timeout_s = config.timeout_s
+        self._scraping.configure(config)
         for watch in self.watches.values():
             watch.health.rules = _rules(config)
 
@@ -124,6 +133,7 @@ class Prober:
         watch = self.watches.pop(member.slot)
         if watch.task is not None:
             watch.task.cancel()
+        self._scraping.stop(member.slot)
         self._table.set_row(member.slot, state=State.EMPTY)
         self._caches.close(member.slot)
         self._following.forget(member)
@@ -140,10 +150,11 @@ class Prober:
         watch.nudge.set()
 
     def refit(self, member: Member) -> None:
-        """Its labels, or how much it takes, have changed."""
+        """Its labels, how much it takes, or where its metrics are have changed."""
         self._table.set_row(
             member.slot, labels=member.labels, max_in_flight=member.engine.max_in_flight
         )
+        self._scraping.refit(member)
 
     def relearn(self, member: Member) -> None:
         """Its profile, or where its KV events are, have changed: nothing is known of its cache."""
@@ -176,9 +187,12 @@ class Prober:
         await self._read_models(watch, "")
 
     async def change_repository(self, member: Member, path: str, body: bytes) -> tuple[int, bytes]:
-        """See Probe; its models are read again at once."""
+        """See Probe. Its models are known anew when this returns."""
         answer = await self._probe.change_repository(member, path, body)
-        self.watches[member.slot].models_s = -1.0e9
+        watch = self.watches.get(member.slot)
+        if watch is not None and watch.member is member:  # it may have left meanwhile
+            watch.models_s = -1.0e9
+            await self._read_models(watch, "")
         return answer
 
     async def close(self) -> None:
@@ -186,6 +200,7 @@ class Prober:
         tasks = [self._ticker, *(w.task for w in self.watches.values() if w.task is not None)]
         for task in tasks:
             task.cancel()
+        self._scraping.close()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._probe.close()
 
@@ -207,7 +222,7 @@ class Prober:
                 pass
 
     async def _round(self, watch: Watch) -> None:
-        """Resolve, probe, read models, scrape: each as far as it is due."""
+        """Resolve, probe, ask the kind, read models: each as far as it is due."""
         member = watch.member
         await self._resolve(watch)
         if not member.address:
@@ -217,6 +232,8 @@ class Prober:
             _, outcome, text = await self._probe.models(member)
         else:
             outcome, text = await self._probe.health(member)
+        if outcome is Outcome.GOOD:
+            outcome, text = await self._ask_kind(watch, text)
         if outcome is Outcome.GOOD:
             outcome, text = await self._read_models(watch, text)
         if outcome is Outcome.GOOD:
@@ -232,9 +249,9 @@ class Prober:
         # The counts first: a trial that begins must not win by what was answered before.
         self._look(watch)
         self._carry_out(watch, watch.health.on_probe(time.monotonic(), outcome, text))
-        if outcome is Outcome.GOOD and self._is_due(watch.load_s, self._config.interval_s * 0.5):
-            await self._scrape(watch)
         if outcome is Outcome.GOOD:
+            if not self._scraping.is_on(member.slot):
+                self._scraping.start(member)
             await self._following.look(self._probe, member)
 
     async def _look_for_sleep(self, watch: Watch) -> None:
@@ -279,12 +296,30 @@ class Prober:
                 self._on_condemn(Condemn(member.slot, member.generation, why, hung=False))
         self._fleet.move(member, address)
         watch.health = self._new_health(member, time.monotonic())
+        watch.models_s = -1.0e9
+        watch.load = watch.before = None
         watch.asleep = False
-        watch.models_s = watch.load_s = -1.0e9
+        self._scraping.stop(member.slot)
         self._write_new_row(member)
         if drained:
             self.drain(member)
         self._on_change()
+
+    async def _ask_kind(self, watch: Watch, text: str) -> tuple[Outcome, str]:
+        """Once in an engine's life: what comes up after a failure may be another one."""
+        member = watch.member
+        if member.engine.kind != AUTO or watch.last_outcome is Outcome.GOOD:
+            return Outcome.GOOD, text
+        kind, outcome, said = await self._probe.kind(member)
+        if kind is None:
+            return outcome, said
+        if kind == member.kind:
+            return Outcome.GOOD, text
+        log.info("%s: is %s", member.name, kind)
+        member.kind = kind
+        self._scraping.stop(member.slot)
+        self._on_change()
+        return await self._probe.health(member)
 
     async def _read_models(self, watch: Watch, text: str) -> tuple[Outcome, str]:
         """Read the list if it is due or decides alone. An old list outlives a failed reading."""
@@ -304,16 +339,17 @@ class Prober:
             self._on_change()
         return Outcome.GOOD, text
 
-    async def _scrape(self, watch: Watch) -> None:
-        self._on_load(watch, await self._probe.metrics(watch.member))
-
-    def _on_load(self, watch: Watch, load: EngineLoad | None) -> None:
-        slot, now_s = watch.member.slot, time.monotonic()
-        watch.load, watch.load_s = load, now_s
+    def _on_load(self, slot: int, load: EngineLoad | None) -> bool:
+        """What a scrape brought. True: there is work for the engine."""
+        watch, now_s = self.watches[slot], time.monotonic()
+        if watch.load is not None:
+            watch.before, watch.before_s = watch.load, watch.load_s
+        watch.load, watch.load_s, watch.load_fault = load, now_s, self._scraping.why(slot)
         overloaded = load is not None and _is_overloaded(load, self._overload)
         self._table.set_row(slot, overloaded=overloaded)
+        ours = self._table.load(slot)
         if load is None:
-            return
+            return ours["in_flight"] > 0
         if load.kv_capacity_tokens is not None:
             self._caches.on_capacity(slot, load.kv_capacity_tokens)
         if load.generation_tokens is not None:
@@ -321,13 +357,13 @@ class Prober:
             self._caches.on_progress(slot, tokens, now_s)
         if load.adapters is not None:
             self._caches.on_adapters(slot, load.adapters, now_s)
-        ours = self._table.load(slot)
         self._carry_out(
             watch,
             watch.health.on_load(
                 now_s, load, ours["producing"], ours["last_event_s"], ours["in_flight"]
             ),
         )
+        return bool(ours["in_flight"] or load.running or load.waiting)
 
     async def _tick_forever(self) -> None:
         while True:
@@ -380,6 +416,8 @@ class Prober:
             self._on_condemn(
                 Condemn(member.slot, member.generation, transition.reason, transition.hung)
             )
+        if transition.new in (State.READY, State.TRIAL):
+            self._scraping.soon(member.slot)
         watch.history.append((time.time(), transition))
         level = logging.WARNING if transition.new is State.OPEN else logging.INFO
         states = f"{transition.old.name.lower()} -> {transition.new.name.lower()}"

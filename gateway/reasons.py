@@ -41,6 +41,7 @@ class Reason(IntEnum):
     HOLD_TIMEOUT = 23
     FORBIDDEN_REPOSITORY = 25
     UNKNOWN_NATIVE_MODEL = 26
+    UNMATCHED_LABELS = 27
     # after dispatch: the request fails
     CONNECT_FAILED = 32
     UPSTREAM_LOST = 33
@@ -118,7 +119,7 @@ REASONS: dict[Reason, Words] = {
         404, INVALID, "model_not_found", "The model '{}' does not exist here. Served: {}."
     ),
     Reason.NO_ENDPOINT: Words(
-        503, UNAVAILABLE, "no_endpoint", "No engine can take the request now: {}", 2
+        503, UNAVAILABLE, "no_endpoint", "No engine can take the request now: {}.", 2
     ),
     Reason.OVERLOADED: Words(
         503, UNAVAILABLE, "overloaded", "The gateway is at its limit: {}. Try again shortly.", 1
@@ -141,6 +142,10 @@ REASONS: dict[Reason, Words] = {
     ),
     Reason.BAD_LABELS: Words(
         400, INVALID, None, "x-headgate-labels must be written as 'name=value, name=value'."
+    ),
+    # No Retry-After: by waiting alone nothing changes.
+    Reason.UNMATCHED_LABELS: Words(
+        503, UNAVAILABLE, "no_endpoint", "Labels that are asked for are nowhere: {}."
     ),
     Reason.BAD_PRIORITY: Words(
         400,

@@ -11,6 +11,8 @@ from gateway.prober import Prober
 __all__ = ["change_repository"]
 
 VERBS = ("load", "unload")
+# By then the workers have the models that were read: whoever loads one may ask it at once.
+TOLD_S = 0.1
 
 
 async def change_repository(
@@ -20,13 +22,14 @@ async def change_repository(
     words. Takes as long as the slowest takes to load."""
     if verb not in VERBS:
         return 404, _error(f"unknown: {verb}")
-    tritons = [m for m in members if m.engine.kind == "triton" and m.address and not m.leaving]
+    tritons = [m for m in members if m.kind == "triton" and m.address and not m.leaving]
     if not tritons:
         return 503, _error("no Triton is known here")
     path = f"/v2/repository/models/{quote(model, safe='')}/{verb}"
     answers = await asyncio.gather(
         *(prober.change_repository(member, path, body or b"{}") for member in tritons)
     )
+    await asyncio.sleep(TOLD_S)
     for member, (status, answer) in zip(tritons, answers, strict=True):
         if status == 0:
             return 503, _error(f"{member.name}: {answer.decode('utf-8', 'replace')}")

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from engines.kind import KINDS
 from gateway._shared import Count, Shared
 from gateway.caches import Caches
 from gateway.config import Config
@@ -24,7 +25,8 @@ def describe_endpoint(watch: Watch, table: Table, caches: Caches, now_s: float) 
     return {
         "name": member.name,
         "url": member.url.base,
-        "kind": member.engine.kind,
+        "kind": member.kind,
+        "ends_with_connection": KINDS[member.kind].ends_with_connection,
         "source": member.source,
         "address": member.address,
         "slot": member.slot,
@@ -46,6 +48,7 @@ def describe_endpoint(watch: Watch, table: Table, caches: Caches, now_s: float) 
         },
         "cache": caches.describe(member.slot),
         "engine": _engine(watch, now_s),
+        "engine_fault": watch.load_fault,
         "transitions": [
             {
                 "time": round(when, 3),
@@ -70,6 +73,9 @@ def _engine(watch: Watch, now_s: float) -> dict[str, Any] | None:
         **said,
         "adapters_in_use": None if adapters is None else list(adapters.names),
         "max_loras": None if adapters is None else adapters.max_loras,
+        "rates": None
+        if watch.before is None
+        else msgspec.structs.asdict(load.rates_since(watch.before, watch.load_s - watch.before_s)),
         "age_s": round(now_s - watch.load_s, 3),
     }
 

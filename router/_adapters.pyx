@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, uint64_t
 from libc.string cimport memset
 
 from router._hash cimport root_of
-from router._marks cimport age_s, mark_of, put
+from router._marks cimport age_s, mark_of, put, sweep
 from router._table cimport MAX_SLOTS, Table
 
 cdef enum:
@@ -70,6 +70,11 @@ cdef class Adapters:
     def forget(self, int slot):
         """It has none: the engine is another, or was started anew."""
         memset(self.words + (slot & (MAX_SLOTS - 1)) * PLACES, 0, PLACES * sizeof(uint64_t))
+
+    def sweep(self, double now_s):
+        """Forget what is long past, before it looks new again: every few minutes, by one process.
+        """
+        sweep(self.words, MAX_SLOTS * PLACES, now_s)
 
     def cost_s(self, Table table not None, str name, int slot, double now_s):
         """Seconds until an endpoint has an adapter: `price` for Python callers."""

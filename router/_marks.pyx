@@ -3,6 +3,10 @@
 from libc.stdint cimport uint16_t, uint64_t
 
 cdef double STAMP_S = 0.25
+cdef double FORGOTTEN_S = 4 * 3600.0
+# In stamps: what seems older is from a clock that was read a little later.
+cdef enum:
+    OLDEST = 64800
 cdef uint64_t VALUE_MASK = (<uint64_t>1 << VALUE_BITS) - 1
 
 
@@ -21,7 +25,15 @@ cdef uint64_t value_of(uint64_t mark) noexcept nogil:
 
 
 cdef double age_s(uint64_t mark, double now_s) noexcept nogil:
-    return <uint16_t>(stamp_of(now_s) - <uint16_t>mark) * STAMP_S
+    cdef uint16_t stamps = <uint16_t>(stamp_of(now_s) - <uint16_t>mark)
+    return 0 if stamps > OLDEST else stamps * STAMP_S
+
+
+cdef void sweep(uint64_t* words, size_t n, double now_s) noexcept nogil:
+    cdef size_t at
+    for at in range(n):
+        if words[at] and age_s(words[at], now_s) >= FORGOTTEN_S:
+            words[at] = 0
 
 
 cdef uint64_t* mark_of(uint64_t* group, int n, uint64_t key) noexcept nogil:

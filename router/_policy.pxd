@@ -99,6 +99,9 @@ cdef inline bint was_tried(const Ask* ask, int slot) noexcept nogil:
             return True
     return False
 
+# Has a request that waits in this worker, and goes first, claimed this slot?
+cdef bint is_claimed(Table table, const Ask* ask, int slot) noexcept nogil
+
 # A slot's number, whichever, if an endpoint may have it and would begin with it within
 # `max_wait_s`; else NOBODY or BUSY. One look, where the first candidate has room.
 cdef int room(Table table, const Ask* ask) noexcept nogil

@@ -204,18 +204,23 @@ cdef int bar(Table table, const Ask* ask, int slot) noexcept nogil:
 
 cdef bint is_due_to_other(Table table, const Ask* ask, int slot) noexcept nogil:
     """Does another worker hold a request back that may go there and goes before this one?"""
-    cdef const Load* other
     cdef int worker
     for worker in range(table.n_own):
-        other = table.cell(worker, slot)
-        # Who does not say so again does not wait any more, or hangs.
-        if worker == ask.worker or other.held_noted_s < ask.now_s - HELD_NEWS_S:
-            continue
-        if other.held_priority < ask.priority or (
-                other.held_priority == ask.priority
-                and other.held_since_s < ask.since_s - HELD_LEAD_S):
+        if worker != ask.worker and goes_before(table.cell(worker, slot), ask, HELD_LEAD_S):
             return True
     return False
+
+
+cdef bint is_claimed(Table table, const Ask* ask, int slot) noexcept nogil:
+    return goes_before(table.cell(ask.worker, slot), ask, 0)
+
+
+cdef bint goes_before(const Load* load, const Ask* ask, double lead_s) noexcept nogil:
+    """Does the first that waits in a worker, by its cell, by more than this?"""
+    # Who does not say so again does not wait any more, or hangs.
+    return load.held_noted_s >= ask.now_s - HELD_NEWS_S and (
+        load.held_priority < ask.priority or (
+            load.held_priority == ask.priority and load.held_since_s < ask.since_s - lead_s))
 
 
 cdef int room(Table table, const Ask* ask) noexcept nogil:

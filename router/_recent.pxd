@@ -16,5 +16,6 @@ cdef class Recent:
     cdef double life_s
     cdef double turned_s
     cdef void add(self, const uint64_t* keys, size_t n, int slot, double now_s) noexcept
+    cdef void clear(self) noexcept
     cdef void expire(self, double now_s) noexcept
     cdef void _turn(self, double now_s) noexcept

@@ -16,6 +16,10 @@ cdef class Recent:
         self.young = _own_index(capacity)
         self.old = _own_index(capacity)
 
+    cdef void clear(self) noexcept:
+        self.young.clear()
+        self.old.clear()
+
     cdef void expire(self, double now_s) noexcept:
         cdef double passed_s = now_s - self.turned_s
         if passed_s >= self.life_s:

@@ -31,11 +31,15 @@ cdef class Router:
     # Fill what is known here into `ask` (whose request fields are set), and pick: the slot, or
     # NOBODY, or BUSY. `prompt` may be None. What is filled in holds until the next pick.
     cdef int pick(self, Ask* ask, Prompt prompt, Demand demand) noexcept
+    # At a glance: NOBODY or BUSY as from `pick`; a slot's number says no more than that one of
+    # those where it may go has room.
+    cdef int look(self, Ask* ask) noexcept
     # Book what was asked on `slot`, of which `cached` tokens are there.
     cdef void book(self, Booking* booking, int slot, const Ask* ask, double cached,
                    Prompt prompt, Demand demand, bint is_seen) noexcept
 
     # private
+    cdef void _find_home(self, Ask* ask) noexcept
     cdef int _choose(self, Ask* ask) noexcept
 
 cdef class Dispatch:

@@ -25,6 +25,7 @@ class Router:
         sessions: Sessions | None = None,
         adapters: Adapters | None = None,
     ) -> None: ...
+    def forget_recent(self) -> None: ...
     def send(
         self,
         demand: Demand,

@@ -72,6 +72,32 @@ cdef class Router:
         if ask.adapter and self.adapters is not None:
             self.adapters.price(self.table, ask.adapter, slots, n_slots, ask.now_s, self.load_s)
             ask.load_s = self.load_s
+        self._find_home(ask)
+        slot = self._choose(ask)
+        ask.slots = slots
+        ask.n_slots = n_slots
+        if slot >= 0:
+            self.last_hit_tokens = hit_tokens(self.table, ask, slot)
+        return slot
+
+    def forget_recent(self):
+        """Where prompts just went says nothing any more: a slot has another endpoint."""
+        self.recent.clear()
+
+    cdef int look(self, Ask* ask) noexcept:
+        cdef int slot
+        cdef int n_slots = ask.n_slots
+        cdef const int32_t* slots = ask.slots
+        ask.worker = self.booker.worker
+        ask.shuns_overloaded = False
+        self._find_home(ask)
+        slot = room(self.table, ask)
+        ask.slots = slots
+        ask.n_slots = n_slots
+        return slot
+
+    cdef void _find_home(self, Ask* ask) noexcept:
+        """Of its session; where that must stay there, no other slot is asked."""
         if ask.session and self.sessions is not None:
             ask.home = self.sessions.find(self.table, ask.session, ask.now_s)
             if ask.is_bound:
@@ -79,12 +105,6 @@ cdef class Router:
                 if ask.home >= 0:
                     ask.slots = &ask.home
                     ask.n_slots = 1
-        slot = self._choose(ask)
-        ask.slots = slots
-        ask.n_slots = n_slots
-        if slot >= 0:
-            self.last_hit_tokens = hit_tokens(self.table, ask, slot)
-        return slot
 
     cdef int _choose(self, Ask* ask) noexcept:
         cdef int slot

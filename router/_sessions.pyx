@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int32_t, uint64_t
 
-from router._marks cimport age_s, mark_of, put, value_of
+from router._marks cimport age_s, mark_of, put, sweep, value_of
 from router._policy cimport FULL, MAY, OVERLOADED, PROMISED, Ask, bar, rank
 from router._table cimport Table
 
@@ -59,6 +59,11 @@ cdef class Sessions:
         """`note` for Python callers."""
         table._check(slot)
         self.note(table, session, slot, now_s)
+
+    def sweep(self, double now_s):
+        """Forget what is long past, before it looks new again: every few minutes, by one process.
+        """
+        sweep(self.words, GROUPS * GROUP, now_s)
 
 
 cdef bint has(const int32_t* slots, int n, int slot) noexcept nogil:

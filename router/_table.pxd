@@ -40,7 +40,6 @@ cdef struct Row:
     uint8_t overloaded      # by its own word: gets requests only while all others are as well
     int32_t max_in_flight   # takes no more; 0: as many as come
     float share             # 0 < share <= 1: of a full load, while it starts slowly
-    float rtt_s             # of the network
     float missing           # share of the cached tokens expected there that are not found there
     uint64_t labels         # one bit per label
     uint64_t identity       # hash of its name: the same in every gateway

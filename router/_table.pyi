@@ -43,7 +43,6 @@ class Table:
         full: bool | None = None,
         overloaded: bool | None = None,
         max_in_flight: int | None = None,
-        rtt_s: float | None = None,
         missing: float | None = None,
         labels: int | None = None,
         identity: int | None = None,

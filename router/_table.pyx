@@ -43,9 +43,8 @@ cdef class Table:
         return total
 
     def set_row(self, int slot, *, state=None, share=None, generation=None, full=None,
-                overloaded=None, max_in_flight=None, rtt_s=None, missing=None, labels=None,
-                identity=None, max_loras=None,
-                profile=None):
+                overloaded=None, max_in_flight=None, missing=None, labels=None,
+                identity=None, max_loras=None, profile=None):
         """Write the given fields of a row (control process only).
 
         `profile`: the six numbers of `Profile`, in their order.
@@ -57,8 +56,6 @@ cdef class Table:
             self.rows[slot].overloaded = overloaded
         if max_in_flight is not None:
             self.rows[slot].max_in_flight = max_in_flight
-        if rtt_s is not None:
-            self.rows[slot].rtt_s = rtt_s
         if missing is not None:
             self.rows[slot].missing = missing
         if labels is not None:

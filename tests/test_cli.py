@@ -80,12 +80,41 @@ def test_check_config_says_ok(call):
         "ok\n"
         "listen   127.0.0.1:8080, 1 worker(s)\n"
         "admin    127.0.0.1:9180, /admin with a token\n"
-        "engine   http://a (vllm)\n"
+        "engine   http://a (auto)\n"
         "alias    fast -> x x2, y x1\n"
         "keys     none: open to everybody\n"
-        "policy   marginal-cost, usage observe\n",
+        "policy   marginal-cost, usage observe\n"
+        "sessions soft, by x-session-affinity, x-session-id\n"
+        "hold     nothing to wait for: neither wait_s nor any max_in_flight is set\n"
+        "labels   not asked for\n"
+        "bus      none: this gateway is the only one\n",
     )
     assert call("check-config", HEADGATE_CONFIG="h.yaml").exit_code == 0
+
+
+def test_check_config_sums_up_all_that_is_on(call):
+    Path("h.yaml").write_text(
+        "engines: [{url: http://a, kind: sglang, role: decode, labels: {gpu: h100},\n"
+        "  max_in_flight: 8, data_parallel: 2}]\n"
+        "models: {big: {tokenizer: engine, labels: {gpu: h100}, usage: exact}}\n"
+        f"keys: [{{name: a, digest: {'ab' * 32}, labels: {{gpu: h100}}}}]\n"
+        "policy: lmetric\nclient_labels: true\naffinity: {mode: hard, headers: [], cookie: sid}\n"
+        "hold: {wait_s: 2, requests: 9, no_engine_s: 30}\n"
+        "bus: {url: 'redis://:hidden@there/3'}\n"
+    )
+    result = call("check-config", "h.yaml")
+    assert result.exit_code == 0
+    assert result.output.splitlines()[3:] == [
+        "engine   http://a (sglang), role=decode, gpu=h100, 2 ranks, 8 requests at once",
+        "model    big: token ids asked of its engines, usage exact, only engines with gpu=h100",
+        "keys     1",
+        "policy   lmetric, usage observe",
+        "sessions hard, by cookie sid",
+        "hold     9 requests for 60 s where all engines have a queue of more than 2 s or are at "
+        "max_in_flight; 30 s for one to be ready",
+        "labels   asked for by 1 key(s) and models and clients (x-headgate-labels)",
+        "bus      redis://there:6379/3",
+    ]
 
 
 def test_check_config_tells_all_errors(call):
@@ -106,8 +135,8 @@ def test_serve_names_the_flag_that_is_wrong(call):
     assert result.exit_code == 2
     assert result.output.splitlines() == [
         "error: --log-level: expected one of debug, info, warning, error, got 'loud'",
-        "error: --engine: [0].kind: expected one of vllm, sglang, triton, "
-        "trtllm, nim, ollama, llamacpp, tgi, openai, got 'vlm'",
+        "error: --engine: [0].kind: expected one of auto, vllm, sglang, trtllm, nim, "
+        "ollama, llamacpp, tgi, triton, openai, got 'vlm'",
     ]
 
 

@@ -9,6 +9,7 @@ from gateway.config.load import load
 from gateway.config.schema import Config, Engine, label_texts
 from gateway.config.secret import Secret
 from gateway.config.show import show
+from gateway.config.summary import summary
 from gateway.config.url import EngineUrl, parse_engine_url
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "parse_engine_url",
     "ranks_of",
     "show",
+    "summary",
 ]

@@ -16,6 +16,7 @@ from gateway.config.url import parse_engine_url
 from router.policy import POLICIES
 
 MAX_URL = 2048
+MAX_GPU_LABELS = 4
 # For a `tokenizer`: none here, the engine has one.
 ASK = "engine"
 LABEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
@@ -34,6 +35,7 @@ def check(config: Config) -> list[str]:
         *_policy(config),
         *_bus(config),
         *_labels(config),
+        *_hold(config),
     ]
 
 
@@ -55,6 +57,13 @@ def check_engine(engine: Engine) -> None:
             parse_kv_source(source, "0.0.0.0")
         except ValueError as error:
             raise ValueError(f"kv_events: {error}") from None
+    if engine.gpu_metrics:
+        try:
+            parse_engine_url(engine.gpu_metrics)
+        except ValueError as error:
+            raise ValueError(f"gpu_metrics: {error}") from None
+    if len(engine.gpu_labels) > MAX_GPU_LABELS:
+        raise ValueError(f"gpu_labels: at most {MAX_GPU_LABELS} are looked at")
     if engine.data_parallel > 1 and engine.rank is not None:
         raise ValueError("rank: is set by `data_parallel` for each rank; keep one")
     if engine.profile not in PROFILES:
@@ -173,6 +182,22 @@ def _bus(config: Config) -> list[str]:
     except ValueError as error:
         return [f"bus.url: {error}"]
     return []
+
+
+def _hold(config: Config) -> list[str]:
+    hold, found = config.hold, []
+    if hold.bytes is not None and hold.bytes >= config.limits.buffered_bytes:
+        found.append(
+            f"hold.bytes: {hold.bytes} is not below limits.buffered_bytes "
+            f"({config.limits.buffered_bytes}), so what waits could stop what runs; leave it out "
+            "to have half of that"
+        )
+    if hold.wait_s >= hold.time_s:
+        found.append(
+            f"hold.wait_s: {hold.wait_s:g} is not below hold.time_s ({hold.time_s:g}): who is "
+            "held back for so long a wait is not waited for; lower it, to 1 to 5, or raise time_s"
+        )
+    return found
 
 
 def _labels(config: Config) -> list[str]:

@@ -166,4 +166,6 @@ def _bounds(meta: msgspec.Meta) -> str:
         return f" like {meta.pattern}"
     if meta.ge is not None and meta.le is not None:
         return f" from {meta.ge} to {meta.le}"
-    return f" above {meta.gt}" if meta.gt is not None else f", {meta.ge} or more"
+    if meta.gt is not None:
+        return f" above {meta.gt}" + (f" and at most {meta.le}" if meta.le is not None else "")
+    return f", {meta.ge} or more"

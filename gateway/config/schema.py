@@ -41,7 +41,9 @@ CountOrNone = Annotated[int, Meta(ge=0)]
 Weight = Annotated[float, Meta(gt=0)]
 Rank = Annotated[int, Meta(ge=0, le=1023)]
 Usage = Literal["observe", "exact"]
-Kind = Literal["vllm", "sglang", "triton", "trtllm", "nim", "ollama", "llamacpp", "tgi", "openai"]
+Kind = Literal[
+    "auto", "vllm", "sglang", "trtllm", "nim", "ollama", "llamacpp", "tgi", "triton", "openai"
+]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:\[\]-]*$", max_length=200)]
 Priority = Annotated[int, Meta(ge=-1000, le=1000)]
 Digest = Annotated[str, Meta(pattern=r"^(sha256:)?[0-9a-fA-F]{64}$")]
@@ -91,13 +93,11 @@ class Engine(Struct, frozen=True, kw_only=True):
 
     url: str
     """http[s]://host[:port][/prefix]; the path stands before that of every request."""
-    kind: Kind = "vllm"
-    """What runs there: vllm, sglang, triton, or openai for any other server that speaks OpenAI.
-    vLLM is the commonest, and what it knows more than `openai` does no harm elsewhere."""
+    kind: Kind = "auto"
+    """What runs there; auto: it is asked, each time it comes to life. openai is any server that
+    speaks OpenAI and of which no more is known: also what auto makes of one that does not tell."""
     grpc_port: Port = 0
     """Of a Triton: where it generates. 0: the port behind that of its URL, as 8001 is to 8000."""
-    metrics_port: Port = 0
-    """Of a Triton: where its metrics are. 0: two behind that of its URL."""
     name: Name | None = None
     """As seen in logs, metrics and the admin API; default: host:port."""
     api_key: Secret = Secret()
@@ -119,6 +119,14 @@ class Engine(Struct, frozen=True, kw_only=True):
     endpoint, NAME.dpN, whose requests carry X-data-parallel-rank."""
     rank: Rank | None = None
     """The one data-parallel rank that requests go to; set for each by `data_parallel`."""
+    metrics_port: Port = 0
+    """Where its metrics are, in plain HTTP, if not at the URL's port. 0: there; a Triton's are two
+    behind it."""
+    gpu_metrics: str = ""
+    """http[s]://host:port of an exporter of its GPUs' counters (DCGM's), for `gpu_utilisation`."""
+    gpu_labels: dict[str, str] = {}
+    """Labels of the GPUs there that are this engine's, such as `pod: vllm-0`; at most 4. Default:
+    all GPUs of the page are."""
     keep_alive_s: Seconds | None = None
     """Idle connections close after this; default: below the kind's own keep-alive (4 s)."""
     role: Role = "both"
@@ -216,6 +224,12 @@ class Health(Struct, frozen=True, kw_only=True):
     probed at once."""
     timeout_s: Seconds = 2.0
     """Of one probe or scrape; an API server under full load answers within 1 s."""
+    scrape_s: Annotated[float, Meta(ge=0.05)] = 1.0
+    """Between two readings of an engine's metrics while it has requests, jittered by 20 %. Own
+    requests are counted without them; they tell what others do there. An engine that takes long
+    to answer is asked less often: it shall spend no more than a tenth of its time on us."""
+    scrape_idle_s: Annotated[float, Meta(ge=0.05)] = 5.0
+    """The same while nothing runs there, and after failures; reached by doubling."""
     models_interval_s: Seconds = 10.0
     """Between two readings of /v1/models; LoRA adapters come and go."""
     failures_in_row: Count = 5
@@ -249,8 +263,9 @@ class Hold(Struct, frozen=True, kw_only=True):
     requests: CountOrNone = 1024
     """That wait at most. With one more the last of them is answered 429, or the new one unless its
     priority number is lower. 0: none waits. At 10 requests a second this is a queue of 100 s."""
-    bytes: CountOrNone = 256 << 20
-    """Of their bodies; below limits.buffered_bytes, so that what waits never stops what runs."""
+    bytes: CountOrNone | None = None
+    """Of their bodies; below limits.buffered_bytes, so that what waits never stops what runs.
+    Default: half of it."""
     time_s: Seconds = 60.0
     """How long each waits at most before it is answered 429. Clients have more patience (OpenAI's
     600 s), proxies between them and us often have not, and shall see our answer."""
@@ -321,9 +336,9 @@ class Affinity(Struct, frozen=True, kw_only=True):
     weight_s: SecondsOrNone = 0.5
     """About what an 8B model on an H100 takes for the 10,000 tokens of an agent's context. What the
     prefix index knows of is counted beside it."""
-    idle_s: Seconds = 3600.0
+    idle_s: Annotated[float, Meta(gt=0, le=14400)] = 3600.0
     """A session without a request for this long is forgotten; an engine's cache forgets sooner.
-    Above 4 h there is no telling."""
+    At most 4 h."""
 
 
 class Log(Struct, frozen=True, kw_only=True):
@@ -455,7 +470,7 @@ class Config(Struct, frozen=True, kw_only=True):
             dead_silence_s=timeouts.dead_silence_s,
             hold_wait_s=hold.wait_s,
             hold_requests=hold.requests,
-            hold_bytes=hold.bytes,
+            hold_bytes=limits.buffered_bytes // 2 if hold.bytes is None else hold.bytes,
             hold_s=hold.time_s,
             hold_no_engine_s=hold.no_engine_s,
             retry_share=retry.share,

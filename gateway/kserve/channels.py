@@ -19,14 +19,16 @@ MAX_RECONNECT_MS = 1000
 # For what runs at an endpoint that has left the fleet or has changed.
 LONG_S = 3600.0
 
+Place = tuple[int, int, str, int, bool, str, str]
+
 
 class Channels:
-    """Make it in the loop it is used in. `message_bytes`: of a single message, either way."""
+    """Make it in the loop it is used in. What a message may have is judged where it comes in."""
 
-    def __init__(self, message_bytes: int) -> None:
+    def __init__(self) -> None:
         self._options = (
             ("grpc.max_receive_message_length", -1),
-            ("grpc.max_send_message_length", message_bytes),
+            ("grpc.max_send_message_length", -1),
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),
             ("grpc.keepalive_permit_without_calls", 0),
             ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS),
@@ -36,14 +38,15 @@ class Channels:
             ("grpc.enable_retries", 0),
             ("grpc.enable_http_proxy", 0),
         )
-        self._channels: dict[Endpoint, grpc.aio.Channel] = {}
+        self._channels: dict[Place, grpc.aio.Channel] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     def get(self, endpoint: Endpoint) -> grpc.aio.Channel:
         """The endpoint's channel. OSError: its CA file cannot be read."""
-        channel = self._channels.get(endpoint)
+        place = _place(endpoint)
+        channel = self._channels.get(place)
         if channel is None:
-            channel = self._channels[endpoint] = self._open(endpoint)
+            channel = self._channels[place] = self._open(endpoint)
         return channel
 
     async def connect(self, endpoint: Endpoint) -> grpc.aio.Channel:
@@ -66,9 +69,8 @@ class Channels:
 
     def retain(self, endpoints: Iterable[Endpoint]) -> None:
         """Close the channels of all others, once what runs there has ended."""
-        wanted = set(endpoints)
-        for endpoint in self._channels.keys() - wanted:
-            self._close(self._channels.pop(endpoint), LONG_S)
+        for place in self._channels.keys() - {_place(endpoint) for endpoint in endpoints}:
+            self._close(self._channels.pop(place), LONG_S)
 
     def _close(self, channel: grpc.aio.Channel, grace_s: float | None) -> None:
         task = asyncio.create_task(channel.close(grace_s))
@@ -82,3 +84,16 @@ class Channels:
         for task in self._closing:
             task.cancel()
         await asyncio.gather(*self._closing, return_exceptions=True)
+
+
+def _place(endpoint: Endpoint) -> Place:
+    """What a connection depends on; its models and its key do not matter."""
+    return (
+        endpoint.slot,
+        endpoint.generation,
+        endpoint.address,
+        endpoint.grpc_port,
+        endpoint.tls,
+        endpoint.ca_file,
+        endpoint.server_name,
+    )

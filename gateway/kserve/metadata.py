@@ -29,6 +29,8 @@ _HOP = frozenset(
     )
 )
 _CREDENTIALS = ("authorization", "x-api-key")
+# Between a client and us, or ours to tell an engine.
+_OURS = ("x-headgate-", "x-data-parallel-rank", "x-vllm-priority", "x-request-id")
 
 
 def _goes_on(name: str) -> bool:
@@ -53,7 +55,7 @@ def forwarded(
     kept = [
         (name, value)
         for name, value in metadata
-        if _goes_on(name) and name != "x-request-id" and not (drops and name in _CREDENTIALS)
+        if _goes_on(name) and not name.startswith(_OURS) and not (drops and name in _CREDENTIALS)
     ]
     kept.append(("x-request-id", request_id.decode("latin-1")))
     if endpoint.api_key:

@@ -56,7 +56,9 @@ Call = Callable[[bytes, Any], Awaitable[bytes]]
 class GrpcPort(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Listens at one address beside the ports of other workers (SO_REUSEPORT).
 
-    `address`: host:port. `certificate`: files of key and chain, or None: without TLS.
+    `address`: host:port; `port` is the one that was taken. `body_bytes`: the largest message that
+    a client may send. `certificate`: files of key and chain, or None: without TLS. OSError: its
+    files cannot be read; RuntimeError: the address cannot be had.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class GrpcPort(grpc.GenericRpcHandler):  # type: ignore[misc]
         certificate: tuple[str, str] | None = None,
     ) -> None:
         self._plane = plane
-        self._relay = Relay(plane, Channels(body_bytes))
+        self._relay = Relay(plane, Channels())
         self._unary = Unary(self._relay)
         self._closing = asyncio.Event()
         self._calls = self._table()
@@ -82,12 +84,14 @@ class GrpcPort(grpc.GenericRpcHandler):  # type: ignore[misc]
                 ("grpc.keepalive_permit_without_calls", 1),
             ),
         )
+        self.port = self._listen(address, certificate)
+
+    def _listen(self, address: str, certificate: tuple[str, str] | None) -> int:
         if certificate is None:
-            self._server.add_insecure_port(address)
-        else:
-            key, chain = (Path(name).read_bytes() for name in certificate)
-            credentials = grpc.ssl_server_credentials([(key, chain)])
-            self._server.add_secure_port(address, credentials)
+            return int(self._server.add_insecure_port(address))
+        key, chain = (Path(name).read_bytes() for name in certificate)
+        credentials = grpc.ssl_server_credentials([(key, chain)])
+        return int(self._server.add_secure_port(address, credentials))
 
     async def start(self) -> None:
         """Answer from here on."""

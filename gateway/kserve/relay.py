@@ -128,6 +128,9 @@ class Relay:
             raise
         except grpc.aio.AioRpcError as error:
             cause = cause_of(error)
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                errand.release(Count.ABANDONED)  # the client's patience, and its alone
+                raise
             if cause is None:
                 errand.release(Count.ANSWERED)
                 errand.answered(status_of(error.code()))

@@ -9,8 +9,8 @@ as long as it lives, and clients keep a stream for hours.
 
 What Triton promises of order on a stream holds here too. The responses of one request come in their
 order. Requests for models that answer each exactly once are answered in the order in which they
-were asked; those of decoupled models as they come. Requests of one sequence (a stateful model's)
-go to one engine, each after the one before it has ended.
+were asked; those of decoupled models, and of ensembles, as they come. Requests of one sequence (a
+stateful model's) go to one engine, each after the one before it has ended.
 
 A request that fails is answered by a response with an `error_message`, and the stream goes on; if
 the client asks for it (`triton_grpc_error: true`), the stream ends with the error's status instead.
@@ -101,9 +101,9 @@ class Stream:
         task.add_done_callback(lambda _: self._over(asked, turn))
 
     def _sequence(self, asked: Infer) -> "_Turn | None":
-        if not asked.sequence:
+        if not asked.tensors.sequence:
             return None
-        key = asked.model, asked.sequence
+        key = asked.model, asked.tensors.sequence
         before = self._sequences.get(key)
         self._sequences[key] = mine = asyncio.get_running_loop().create_future()
         mine.add_done_callback(
@@ -135,8 +135,6 @@ class Stream:
         relay = self._relay
         async with relay.errand(self._context, METHOD) as (errand, metadata):
             errand.read(asked.model.encode(), asked.tensors, len(message))
-            if asked.sequence:
-                errand.bind(str(asked.sequence).encode())
             one = _One(self, errand, relay.named(errand, asked.model, message), metadata, turn)
             await relay.persistently(errand, one.ask, lambda: one.n_sent > 0)
             errand.release(Count.ANSWERED)

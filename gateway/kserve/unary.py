@@ -20,9 +20,7 @@ class Unary:
     async def infer(self, message: bytes, context: Any) -> bytes:
         """ModelInfer."""
         asked = read_infer(message)
-        return await self._pass(
-            "ModelInfer", message, context, asked.model, asked.tensors, asked.sequence
-        )
+        return await self._pass("ModelInfer", message, context, asked.model, asked.tensors)
 
     async def tell(self, method: str, message: bytes, context: Any) -> bytes:
         """ModelMetadata, ModelConfig, ModelStatistics: always by the same engine while it is up."""
@@ -30,19 +28,11 @@ class Unary:
         return await self._pass(method, message, context, model, None)
 
     async def _pass(
-        self,
-        method: str,
-        message: bytes,
-        context: Any,
-        model: str,
-        tensors: Tensors | None,
-        sequence: int | str = 0,
+        self, method: str, message: bytes, context: Any, model: str, tensors: Tensors | None
     ) -> bytes:
         relay = self._relay
         async with relay.errand(context, SERVICE + method) as (errand, metadata):
             errand.read(model.encode(), tensors, len(message))
-            if sequence:
-                errand.bind(str(sequence).encode())
             message = relay.named(errand, model, message)
 
             async def ask() -> bytes:

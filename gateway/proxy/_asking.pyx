@@ -8,7 +8,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 from gateway.http._body cimport Step, walk, walk_response
 from gateway.http._head cimport Head
-from gateway.proxy._plane cimport Plane, Served
+from gateway.proxy._plane cimport Plane
+from gateway.proxy._served cimport Served
 from gateway.proxy._pool cimport Pool
 from gateway.proxy._request cimport Request
 from gateway.proxy._upstream cimport Sink, Upstream

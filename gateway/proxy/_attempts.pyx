@@ -1,14 +1,16 @@
 """See _attempts.pxd."""
 
 from gateway.proxy import retry
+from gateway.reasons import Reason
 
+from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from gateway._shared cimport Count
 from gateway.proxy._plane cimport Plane
 from gateway.proxy._pool cimport Pool
 from gateway.proxy._request cimport Request
-from router._policy cimport NOBODY, Ask, room, was_tried
+from router._policy cimport BUSY, NOBODY, Ask, is_claimed, was_tried
 from router._table cimport MAX_TRIED, Load
 
 cdef dict COUNTS = {
@@ -44,7 +46,7 @@ cdef class Attempts:
             # Of one model: another one's engines are others.
             self.ask.session = request.course.session ^ request.served.root
             self.ask.home_s = self.plane.steering.weight_s
-            self.ask.is_bound = self.plane.steering.is_bound
+            self.ask.is_bound = self.plane.steering.is_bound or request.is_bound
         self.weighed = None
         self.n_dispatches = self.deaths = 0
         self.refreshed = self.redispatched = self.fresh = False
@@ -79,8 +81,14 @@ cdef class Attempts:
 
     cdef int look(self, Request request, double now_s) noexcept:
         self._ask(request, now_s)
-        self.ask.shuns_overloaded = False
-        return room(self.plane.table, &self.ask)
+        return self.plane.router.look(&self.ask)
+
+    cdef bint is_behind(self, Request request, int slot) except -1:
+        return (
+            self.plane.waiting.is_due(slot) or is_claimed(self.plane.table, &self.ask, slot)
+            or self.plane.waiting.is_ahead(
+                self.wants(request), self.ask.priority, self.ask.since_s)
+        )
 
     cdef list weigh(self):
         return self.plane.router.policy.explained(self.plane.table, &self.ask)
@@ -120,6 +128,53 @@ cdef class Attempts:
         session = self.ask.session if self.ask.is_bound else 0
         return request.served.name, request.pinned, self.ask.labels, session, tried
 
+    cdef int only(self) noexcept:
+        if self.ask.is_bound and self.ask.home >= 0:
+            return self.ask.home
+        return self.ask.slots[0] if self.ask.n_slots == 1 else -1
+
+    cdef double patience_s(self, int verdict, Request request) noexcept:
+        if verdict != BUSY and self.plane.complete and not self._is_offered():
+            return 0        # whoever gets ready, it will not be for this request
+        return self.plane.patience_s(verdict, request.priority, request.body_size)
+
+    cdef uint64_t _offered(self) noexcept:
+        """All labels of the endpoints that have its model."""
+        cdef uint64_t found = 0
+        cdef int index
+        for index in range(self.ask.n_slots):
+            found |= self.plane.table.rows[self.ask.slots[index]].labels
+        return found
+
+    cdef bint _is_offered(self) noexcept:
+        """Does any of these endpoints, ready or not, have its labels? True: there are none yet."""
+        cdef int index
+        for index in range(self.ask.n_slots):
+            if not self.ask.labels & ~self.plane.table.rows[self.ask.slots[index]].labels:
+                return True
+        return self.ask.n_slots == 0
+
+    cdef tuple nobody(self, Request request):
+        name = request.served.name
+        what = f"the model '{name}'" if name else "this path"
+        if self.ask.n_slots == 0:
+            text = f"none has '{name}' ready" if name else "none is known yet"
+            return Reason.NO_ENDPOINT, (text,)
+        if self._is_offered() or not self.plane.complete:
+            labels = self.plane.label_texts(
+                request.course.labels | request.key_labels, request.strange_labels)
+            which = f" that have {' and '.join(labels)}" if labels else ""
+            return Reason.NO_ENDPOINT, (f"none of those for {what}{which} is ready",)
+        offered = self._offered()
+        wanted = self.plane.label_texts(
+            self.ask.labels & ~offered or self.ask.labels, request.strange_labels)
+        text = f"no engine for {what} has {' and '.join(wanted)}"
+        if request.is_vouched or self.plane.steering.reads_labels:
+            # Who may ask for labels may know them.
+            there = self.plane.label_texts(offered, ())
+            text += f"; there are {', '.join(there) or 'no labels'}"
+        return Reason.UNMATCHED_LABELS, (text,)
+
     cdef int again(self, Request request, int cause, Pool pool, double now_s) except? -9:
         cdef int slot, verdict
         self.fresh = False
@@ -139,7 +194,7 @@ cdef class Attempts:
         slot = self.pick(request, now_s)
         if slot < 0 and (
                 slot == GIVE_UP or self.ask.n_tried >= self.ask.n_slots
-                or not self.plane.patience_s(slot, request.priority, request.body_size)):
+                or not self.patience_s(slot, request)):
             return GIVE_UP
         if verdict == retry.Verdict.ELSEWHERE_IN_BUDGET and not self._spend():
             return GIVE_UP

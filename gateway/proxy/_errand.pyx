@@ -20,12 +20,12 @@ from gateway._shared cimport (
 from gateway.http._head cimport Head, parse_request
 from gateway.proxy._account cimport Account
 from gateway.proxy._attempts cimport GIVE_UP, Attempts
-from gateway.proxy._plane cimport Plane, Served, now_s
+from gateway.proxy._plane cimport Plane, now_s
 from gateway.proxy._pool cimport Pool
 from gateway.proxy._request cimport Request
+from gateway.proxy._served cimport Served
 from gateway.proxy._waiting cimport Waiter, Waiting
 from router._booking cimport Stage as BookingStage
-from router._hash cimport root_of
 from router._policy cimport BUSY, NOBODY
 
 cdef int NO_REASON = Reason.NONE
@@ -121,13 +121,6 @@ cdef class Errand(Waiter):
         self.attempts.begin(self.request, self.account.entered_s)
         self.account.leave()
 
-    def bind(self, bytes sequence not None):
-        """Its model keeps a state for this sequence: it has to go where the others of it went."""
-        cdef Served served = self.request.served
-        self.attempts.ask.session = served.root ^ root_of(
-            PyBytes_AS_STRING(sequence), PyBytes_GET_SIZE(sequence))
-        self.attempts.ask.is_bound = True
-
     # -- to an endpoint
 
     async def place(self):
@@ -145,8 +138,7 @@ cdef class Errand(Waiter):
 
     async def _wait(self, int verdict):
         cdef double now = now_s()
-        cdef double patience_s = self.plane.patience_s(verdict, self.request.priority,
-                                                       self.request.body_size)
+        cdef double patience_s = self.attempts.patience_s(verdict, self.request)
         self.verdict = verdict
         if patience_s <= 0:
             raise self._no_room()
@@ -164,14 +156,12 @@ cdef class Errand(Waiter):
             self.account.leave()
 
     cdef int _route(self, double now) except? -9:
-        cdef Waiting waiting = self.plane.waiting
-        if waiting.n:
-            # What has become free belongs first to those who wait already.
-            waiting.turn(now, self.request.priority)
-            if waiting.is_ahead(self.attempts.wants(self.request), self.request.priority,
-                                self.attempts.ask.since_s):
-                return BUSY
-        return self.attempts.pick(self.request, now)
+        cdef int slot = self.attempts.pick(self.request, now)
+        if slot >= 0 and self.plane.waiting.n and self.attempts.is_behind(self.request, slot):
+            # What is free belongs first to those who wait already.
+            self.plane.wake_soon(slot)
+            return BUSY
+        return slot
 
     cdef object _hold(self, int verdict, double now):
         self.turn = self.plane.loop.create_future()
@@ -179,6 +169,7 @@ cdef class Errand(Waiter):
         self.priority = self.request.priority
         self.since_s = self.attempts.ask.since_s
         self.n_bytes = self.request.body_size
+        self.only = self.attempts.only()
         self.plane.waiting.join(self, self.attempts.wants(self.request), now)
         self.plane.counts[<int>Count.HELD_REQUESTS] += 1
         self.plane.counts[<int>Count.HELD_BYTES] += self.n_bytes
@@ -218,6 +209,7 @@ cdef class Errand(Waiter):
             slot = self.attempts.pick(self.request, now)
         if slot < 0:
             self.verdict = slot
+            self.only = self.attempts.only()
             return False
         turn = self.turn
         self._leave_queue(True, now)
@@ -243,10 +235,8 @@ cdef class Errand(Waiter):
         if self.failure != NO_REASON:
             return Refused(self.failure, self.failure_detail)
         if self.verdict != BUSY:
-            return Refused(
-                Reason.NO_ENDPOINT,
-                f"{self.attempts.ask.n_slots} known for the model '{self.model}', none of them "
-                "ready")
+            reason, details = self.attempts.nobody(self.request)
+            return Refused(reason, *details)
         if not waiting.takes(self.request.priority, self.request.body_size):
             return Refused(Reason.HOLD_FULL, self._queue())
         return Refused(Reason.HOLD_TIMEOUT, f"{self.plane.hold_s:g}")
@@ -305,7 +295,7 @@ cdef class Errand(Waiter):
         self.n_events += 1
         if self.account.count_events(1, self.request, self.pool):
             if self.plane.waiting.n:
-                self.plane.wake_soon()
+                self.plane.wake_soon(self.pool.slot)
             self.plane.router.booker.first_token(&self.booking, self.account.entered_s)
         else:
             self.plane.router.booker.grow(&self.booking, 1)
@@ -329,7 +319,7 @@ cdef class Errand(Waiter):
             return
         self.plane.router.booker.release(&self.booking, now_s())
         if self.plane.waiting.n:
-            self.plane.wake_soon()
+            self.plane.wake_soon(self.pool.slot)
         self.plane.counts[outcome] += 1
         if outcome == <int>Count.ABANDONED or outcome == <int>Count.CUT:
             pool.words[<int>EndpointWord.E_ABANDONED] += 1

@@ -102,7 +102,7 @@ cdef class Exchange(Sink):
     cdef int _no_room(self, int reason, tuple details) except -1
     cdef int _leave_queue(self, bint went) except -1
     cdef str _queue(self)
-    cdef str _nobody(self)
+    cdef int _nobody(self) except -1
     cdef int _dispatch(self, int slot) except -1
     cdef int on_connection(self, Upstream upstream) except -1
     cdef int on_head(self, Upstream upstream, bytes data, const Head* head) except -1

@@ -25,12 +25,13 @@ from gateway.proxy._answer cimport relayed_head
 from gateway.proxy._asking cimport make_ids
 from gateway.proxy._attempts cimport GIVE_UP, Attempts
 from gateway.proxy._explain cimport decision_line
-from gateway.proxy._plane cimport Plane, Served, now_s
+from gateway.proxy._plane cimport Plane, now_s
 from gateway.proxy._pool cimport Pool
 from gateway.proxy._relay cimport BodyKind, Relay
 from gateway.proxy._request cimport Request
+from gateway.proxy._served cimport Served
 from gateway.proxy._upstream cimport Upstream
-from gateway.proxy._waiting cimport Waiter, Waiting
+from gateway.proxy._waiting cimport Waiter
 from gateway.proxy._wheel cimport Timed
 from router._booking cimport Stage as BookingStage
 from router._policy cimport BUSY, NOBODY
@@ -123,15 +124,15 @@ cdef class Exchange(Sink):
             self.on_error(error)
 
     cdef int _route(self) except -1:
-        cdef Waiting waiting = self.plane.waiting
-        cdef int slot
-        if waiting.n:
-            # What has become free belongs first to those who wait already.
-            waiting.turn(self.account.entered_s, self.request.priority)
-            if waiting.is_ahead(self.attempts.wants(self.request), self.request.priority,
-                                self.attempts.ask.since_s):
+        cdef int slot = self.attempts.pick(self.request, self.account.entered_s)
+        if slot >= 0 and self.plane.waiting.n and self.attempts.is_behind(self.request, slot):
+            # What is free belongs first to those who wait already: it joins them, if it may.
+            if self.attempts.patience_s(BUSY, self.request) > 0:
+                self.plane.wake_soon(slot)
                 return self._hold(BUSY)
-        slot = self.attempts.pick(self.request, self.account.entered_s)
+            self.plane.waiting.free(slot)
+            self.plane.waiting.turn(self.account.entered_s)
+            slot = self.attempts.pick(self.request, self.account.entered_s)
         if slot < 0:
             return self._hold(slot)
         return self._dispatch(slot)
@@ -141,11 +142,10 @@ cdef class Exchange(Sink):
     cdef int _hold(self, int verdict) except -1:
         """No endpoint can have it now: it waits for one, if it may."""
         cdef double now = self.account.entered_s
-        cdef double patience_s = self.plane.patience_s(verdict, self.request.priority,
-                                                       self.request.body_size)
+        cdef double patience_s = self.attempts.patience_s(verdict, self.request)
         if patience_s <= 0:
             if verdict != BUSY:
-                return self._no_room(Reason.NO_ENDPOINT, (self._nobody(),))
+                return self._nobody()
             return self._no_room(Reason.HOLD_FULL, (self._queue(),))
         self.stage = Stage.HELD
         self.verdict = verdict
@@ -156,6 +156,7 @@ cdef class Exchange(Sink):
         self.place.priority = self.request.priority
         self.place.since_s = self.attempts.ask.since_s
         self.place.n_bytes = self.request.body_size
+        self.place.only = self.attempts.only()
         self.plane.waiting.join(self.place, self.attempts.wants(self.request), now)
         self.plane.counts[<int>Count.HELD_REQUESTS] += 1
         self.plane.counts[<int>Count.HELD_BYTES] += self.place.n_bytes
@@ -177,6 +178,7 @@ cdef class Exchange(Sink):
             slot = self.attempts.pick(self.request, now)
         if slot < 0:
             self.verdict = slot
+            self.place.only = self.attempts.only()
             return False
         self._leave_queue(True)
         self._dispatch(slot)
@@ -198,7 +200,11 @@ cdef class Exchange(Sink):
             return self._no_room(Reason.HOLD_FULL, (self._queue(),))
         if self.verdict == BUSY:
             return self._no_room(Reason.HOLD_TIMEOUT, (f"{self.plane.hold_s:g}",))
-        return self._no_room(Reason.NO_ENDPOINT, (self._nobody(),))
+        return self._nobody()
+
+    cdef int _nobody(self) except -1:
+        reason, details = self.attempts.nobody(self.request)
+        return self._no_room(reason, details)
 
     cdef int _no_room(self, int reason, tuple details) except -1:
         if self.failure != NO_REASON:
@@ -222,16 +228,6 @@ cdef class Exchange(Sink):
 
     cdef str _queue(self):
         return f"{self.plane.waiting.n} requests of {self.plane.waiting.n_bytes} bytes wait"
-
-    cdef str _nobody(self):
-        if self.request.served.n_slots == 0:
-            name = self.request.served.name
-            return f"no engine has '{name}' ready" if name else "no engine is known yet"
-        name = self.request.served.name
-        what = f"the model '{name}'" if name else "this path"
-        text = f"{self.attempts.ask.n_slots} known for {what}, none of them ready"
-        labels = self.plane.label_texts(self.request.course.labels | self.request.key_labels)
-        return f"{text} and with {' and '.join(labels)}" if labels else text
 
     cdef int _dispatch(self, int slot) except -1:
         cdef Upstream upstream
@@ -311,7 +307,7 @@ cdef class Exchange(Sink):
         if self.relay.new_events and not self._failed_at_once() and not self._gave_up(out):
             if self.account.count_events(self.relay.new_events, self.request, self.pool):
                 if self.plane.waiting.n:
-                    self.plane.wake_soon()
+                    self.plane.wake_soon(self.slot)
                 self.plane.router.booker.first_token(&self.booking, self.account.entered_s)
                 self.plane.router.booker.grow(&self.booking, self.relay.new_events - 1)
             else:
@@ -475,7 +471,7 @@ cdef class Exchange(Sink):
             return 0
         self.plane.router.booker.release(&self.booking, self.account.entered_s)
         if self.plane.waiting.n:
-            self.plane.wake_soon()
+            self.plane.wake_soon(self.slot)
         self.plane.counts[outcome] += 1
         if outcome == <int>Count.ABANDONED or outcome == <int>Count.CUT:
             pool.words[<int>EndpointWord.E_ABANDONED] += 1

@@ -112,6 +112,7 @@ cdef dict explained(Plane plane, Request request, ids):
     cdef Attempts attempts = Attempts(plane)
     cdef int slot
     cdef double patience_s
+    cdef int reason
     cdef unsigned int turn
     cdef unsigned long long drawn
     if ids is not None:
@@ -120,6 +121,8 @@ cdef dict explained(Plane plane, Request request, ids):
     turn, drawn = plane.router.policy.turn, plane.router.policy.state
     attempts.begin(request, now_s())
     slot = attempts.pick(request, now_s())
+    if slot >= 0 and plane.waiting.n and attempts.is_behind(request, slot):
+        slot = BUSY         # there is room, for others
     plane.router.policy.turn, plane.router.policy.state = turn, drawn
     found = {
         "worker": plane.column,
@@ -135,7 +138,11 @@ cdef dict explained(Plane plane, Request request, ids):
         "hit_ratio": round(attempts.ask.hit_ratio, 4),
         "is_adapter": attempts.ask.adapter != 0,
         "session": session_word(attempts, slot) if attempts.ask.session else None,
-        "labels": plane.label_texts(request.course.labels | request.key_labels),
+        "labels": plane.label_texts(
+            request.course.labels | request.key_labels, request.strange_labels),
+        "waiting": plane.waiting.n,
+        "ahead": plane.waiting.n_ahead(
+            attempts.wants(request), request.priority, attempts.ask.since_s),
         "endpoint": None if slot < 0 else name_of(plane, slot),
         "candidates": [],
     }
@@ -150,13 +157,14 @@ cdef dict explained(Plane plane, Request request, ids):
             **entry,
         })
     if slot < 0:
-        patience_s = plane.patience_s(slot, request.priority, request.body_size)
+        patience_s = attempts.patience_s(slot, request)
         if patience_s > 0:
             found["waits_s"] = patience_s
         elif slot == BUSY:
             found["refused"] = refusal(Reason.HOLD_FULL, (f"{plane.waiting.n} requests wait",))
         else:
-            found["refused"] = refusal(Reason.NO_ENDPOINT, ("no endpoint may have it",))
+            reason, details = attempts.nobody(request)
+            found["refused"] = refusal(reason, details)
     return found
 
 

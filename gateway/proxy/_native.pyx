@@ -5,7 +5,8 @@ import msgspec
 from engines.kserve import EXTENSIONS
 from gateway.version import VERSION
 
-from gateway.proxy._plane cimport Plane, Served
+from gateway.proxy._plane cimport Plane
+from gateway.proxy._served cimport Served
 from router._table cimport State
 
 cdef bytes CARD = msgspec.json.encode(

@@ -1,80 +1,21 @@
 """The data plane of one worker: what every connection shares. One per process, one thread."""
 
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from gateway._shared cimport Shared
 from gateway.http._head cimport Head
 from gateway.http._write cimport Buffer
+from gateway.proxy._holder cimport Holder
+from gateway.proxy._path cimport Path, Paths
+from gateway.proxy._served cimport Served
 from gateway.proxy._steering cimport Steering
 from gateway.proxy._waiting cimport Waiting
 from gateway.proxy._wheel cimport Wheel
-from router._demand cimport Demand
 from router._keying cimport Prompt
 from router._router cimport Router
 from router._table cimport Table
 
 cdef double now_s() noexcept nogil      # CLOCK_MONOTONIC, in seconds
-
-cdef class Served:
-    """A model as the data path sees it."""
-    cdef readonly str name
-    cdef bytes key                  # the name as UTF-8
-    cdef int32_t* slots             # endpoints that list it
-    cdef readonly int n_slots
-    cdef int64_t* words             # its counters in this worker's column
-    cdef bint exact_usage
-    cdef uint64_t root              # of its prompts' block hashes, by their text
-    cdef uint64_t adapter           # the same of a LoRA adapter; 0: it is none
-    cdef readonly str lora          # its name, if it is an adapter
-    cdef readonly str tokenizer     # of plane.tokenizing; '': prompts go by their text
-    cdef size_t block_tokens        # in a block of token ids
-    cdef bint asks                  # an engine is asked for them
-    cdef Demand demand              # kept from fleet to fleet
-    cdef bint is_native             # its endpoints are those that speak KServe's v2 protocol
-    cdef bint is_held_by(self, int slot) noexcept nogil
-
-cdef class Holder:
-    """A known key."""
-    cdef readonly str name
-    cdef frozenset models           # None: all of them
-    cdef str usage                  # '', 'observe' or 'exact'
-    cdef uint64_t labels            # bits that its requests' endpoints must have
-    cdef int64_t priority           # the lowest that its requests get
-
-cdef enum Local:
-    RELAYED = 0     # goes to an engine
-    HEALTH = 1
-    MODELS = 2
-    MODEL = 3       # /v1/models/{id}
-    METRICS = 4
-    # KServe's v2 protocol: what is asked of the whole fleet
-    LIVE = 5
-    READY = 6
-    SERVER = 7      # what the server is and can do
-    MODEL_READY = 8
-    INDEX = 9
-    REPOSITORY = 10     # load or unload a model
-
-cdef class Path:
-    """A path of the data port, as C values: see engines.dialect.Route."""
-    cdef int local
-    cdef bint is_open               # needs no key
-    cdef int dialect
-    cdef int body                   # engines.dialect.Body
-    cdef bint posts                 # POST and nothing else
-    cdef frozenset methods          # of bytes
-    cdef bint makes_responses       # POST /v1/responses
-    cdef bint names_response        # /v1/responses/{id}...
-    cdef bint takes_stream_options  # may be asked for usage in a stream
-    cdef readonly str name          # as the engines know it
-    cdef bint has_body              # local, and its answer depends on what is sent
-    cdef object model_path          # engines.kserve.ModelPath, if the path names the model
-    cdef bytes model                # that name
-    cdef bint is_infer              # its body is tensors, not JSON alone
-    cdef bint is_info               # computes nothing: asked of one engine, the same each time
-    # private
-    cdef int names_model(self, object model_path) except -1
-    cdef bint has_prompt            # is generated from a prompt in JSON
 
 cdef class Plane:
     cdef readonly object loop
@@ -102,10 +43,10 @@ cdef class Plane:
     cdef dict credentials           # keys that were sent and found good -> Holder: no hash twice
     cdef object make_pool
     cdef list pools                 # by slot: Pool or None
-    cdef dict paths                 # path as bytes -> Path; found ones, bounded
-    cdef tuple extra_routes
+    cdef Paths paths
     cdef Steering steering
     cdef dict model_labels          # model or alias as UTF-8 -> bits; only those that have any
+    cdef dict strange_labels        # the same -> texts of those that no endpoint has
     cdef Served unnamed             # every endpoint: for requests that name no model
     cdef bint complete
     cdef bytes models_json
@@ -153,12 +94,12 @@ cdef class Plane:
     cdef unsigned long long n_ids
     cdef double last_tick_s
 
-    cdef Path path(self, bytes name)            # None: unknown
     cdef Holder holder(self, bytes key)         # None: unknown
     cdef bytes new_request_id(self)
     cdef bint is_full(self) noexcept nogil
-    # Something has become free: soon, who waits for it is asked. Callers look at `waiting.n` first.
-    cdef int wake_soon(self) except -1
+    # Something has become free at this slot, or anywhere (-1): soon, who waits for it is asked.
+    # Callers look at `waiting.n` first.
+    cdef int wake_soon(self, int slot) except -1
     # May a request wait, for which the router says NOBODY or BUSY? For how long, in seconds; 0: no.
     cdef double patience_s(self, int verdict, int64_t priority, int64_t n_bytes) noexcept
     # Do requests wait in another worker?
@@ -174,8 +115,6 @@ cdef class Plane:
     # private
     # For errors: some of the models and aliases there are; `allowed`: of these only.
     cdef str served_names(self, frozenset allowed)
-    cdef Path _find_path(self, bytes name)
-    cdef Path _find_native(self, bytes name)
     cdef int _add_native(self, Served served) except -1
-    # For people: the labels of these bits.
-    cdef list label_texts(self, uint64_t labels)
+    # For people: the labels of these bits; `strange`: the texts of those that no endpoint has.
+    cdef list label_texts(self, uint64_t labels, tuple strange)

@@ -12,33 +12,31 @@ from email.utils import formatdate
 
 import msgspec
 
-from engines.dialect import Body, Dialect, Route, find_route
-from engines.kserve import read_model_path, read_repository_path
 from gateway.proxy.retry import Budget
 from gateway.proxy.split import Split
 from router import make_policy
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from gateway._shared cimport Area, Count, Shared, observe, short_bounds_s
 from gateway.http._write cimport Buffer
+from gateway.proxy._holder cimport Holder
+from gateway.proxy._path cimport Path, Paths
+from gateway.proxy._served cimport Served
 from gateway.proxy._steering cimport NOBODY, Steering
 from gateway.proxy._waiting cimport Waiting
 from gateway.proxy._wheel cimport Wheel
 from router._demand cimport Demand
-from router._hash cimport root_of
 from router._keying cimport Prompt
 from router._policy cimport BUSY
 from router._router cimport Router
 from router._table cimport MAX_SLOTS
 
 cdef enum:
-    # Paths seen and found; a client that invents paths below /v1/audio/ shall not fill memory.
-    MAX_PATHS = 1024
     # 64-bit words of prompts sent, between two ticks: 2,000 prompts of 64 KB.
     MAX_SENT = 1 << 19
     SHOWN_NAMES = 20
@@ -46,14 +44,6 @@ cdef enum:
     MAX_RESPONSES = 65536
 
 log = logging.getLogger("headgate.plane")
-
-cdef dict LOCAL_PATHS = {
-    b"/health": Local.HEALTH, b"/v1/models": Local.MODELS, b"/metrics": Local.METRICS,
-    b"/v2": Local.SERVER, b"/v2/": Local.SERVER, b"/v2/health/live": Local.LIVE,
-    b"/v2/health/ready": Local.READY, b"/v2/repository/index": Local.INDEX,
-}
-
-cdef frozenset POST = frozenset([b"POST"])
 
 cdef dict IDS_COUNTS = {
     "known": <int>Count.IDS_KNOWN, "unknown": <int>Count.IDS_UNKNOWN,
@@ -81,92 +71,6 @@ cdef double now_s() noexcept nogil:
     return t.tv_sec + t.tv_nsec * 1e-9
 
 
-cdef bint climbs(bytes path) except -1:
-    """Would a server that normalises this path (RFC 3986 6.2.2.3) look elsewhere than we do?"""
-    cdef bytes plain = path.lower()
-    return (
-        b"//" in plain or b"/./" in plain or b"/../" in plain or plain.endswith((b"/.", b"/.."))
-        or b"%2e" in plain or b"%2f" in plain or b"%5c" in plain or b"\\" in plain
-    )
-
-
-cdef class Served:
-    def __init__(self, str name, slots, bint exact_usage, Demand demand, bint is_adapter=False,
-                 str tokenizer="", size_t block_tokens=0, bint asks=False):
-        cdef int index, slot
-        self.name = name
-        self.key = name.encode()
-        self.demand = demand
-        self.root = root_of(PyBytes_AS_STRING(self.key), PyBytes_GET_SIZE(self.key))
-        self.adapter = self.root if is_adapter else 0
-        self.lora = name if is_adapter else ""
-        self.tokenizer = tokenizer
-        self.block_tokens = block_tokens
-        self.asks = asks
-        self.n_slots = len(slots)
-        self.exact_usage = exact_usage
-        self.slots = <int32_t*>malloc(max(1, self.n_slots) * sizeof(int32_t))
-        if self.slots == NULL:
-            raise MemoryError
-        for index, slot in enumerate(slots):
-            if not 0 <= slot < MAX_SLOTS:
-                raise ValueError(f"slot {slot}")
-            self.slots[index] = slot
-
-    def __dealloc__(self):
-        free(self.slots)
-
-    cdef bint is_held_by(self, int slot) noexcept nogil:
-        cdef int index
-        for index in range(self.n_slots):
-            if self.slots[index] == slot:
-                return True
-        return False
-
-
-cdef class Holder:
-    def __init__(self, str name, models, str usage, uint64_t labels, int64_t priority):
-        self.name = name
-        self.models = frozenset([model.encode() for model in models]) if models else None
-        self.usage = usage
-        self.labels = labels
-        self.priority = priority
-
-
-cdef class Path:
-    def __init__(self, int local, route):
-        self.local = local
-        # The repository wants the admin's token, not a client's key.
-        self.is_open = local in (Local.HEALTH, Local.METRICS, Local.LIVE, Local.READY,
-                                 Local.REPOSITORY)
-        self.methods = frozenset([b"GET", b"HEAD"])
-        if local >= <int>Local.LIVE:
-            self.dialect = Dialect.TRITON
-            self.has_body = local == <int>Local.INDEX or local == <int>Local.REPOSITORY
-            self.posts = self.has_body
-            if self.posts:
-                self.methods = POST
-        if route is None:
-            return
-        self.name = route.path
-        self.dialect = route.dialect
-        self.body = route.body
-        self.posts = route.methods == ("POST",)
-        self.methods = frozenset([method.encode() for method in route.methods])
-        self.makes_responses = route.path == "/v1/responses"
-        self.names_response = route.path == "/v1/responses/"
-        self.takes_stream_options = route.dialect == Dialect.OPENAI
-        self.has_prompt = self.posts and (
-            route.dialect != Dialect.PLAIN and not route.path.endswith("/count_tokens"))
-
-    cdef int names_model(self, object model_path) except -1:
-        self.model_path = model_path
-        self.model = model_path.model.encode("utf-8", "surrogatepass")
-        self.is_info = model_path.is_info
-        self.is_infer = model_path.verb == "infer"
-        return 0
-
-
 cdef class Plane:
     """Made by the worker's composition root; `apply` gives it the world, `tick` its time.
 
@@ -190,8 +94,6 @@ cdef class Plane:
         self.aliases = {}
         self.keys = {}
         self.pools = [None] * MAX_SLOTS
-        self.paths = {}
-        self.extra_routes = ()
         self.sessions = set()
         self.empty = asyncio.Event()
         self.starved = []
@@ -251,9 +153,15 @@ cdef class Plane:
             name.encode(): self.steering.mask(texts)
             for name, texts in fleet.settings.labels_by_model.items()
         }
+        self.strange_labels = {
+            name.encode(): strange
+            for name, texts in fleet.settings.labels_by_model.items()
+            if (strange := self.steering.strangers(texts))
+        }
         self.keys = {
             key.digest: Holder(
-                key.name, key.models, key.usage, self.steering.mask(key.labels), key.priority)
+                key.name, key.models, key.usage, self.steering.mask(key.labels),
+                self.steering.strangers(key.labels), key.priority)
             for key in fleet.keys
         }
         self.complete = fleet.complete
@@ -263,7 +171,7 @@ cdef class Plane:
             for card in msgspec.json.decode(fleet.models_json)["data"]
         }
         if self.waiting.n:
-            self.wake_soon()
+            self.wake_soon(-1)
 
     cdef int _add_native(self, Served served) except -1:
         """The same model, of the endpoints alone that speak KServe's protocol."""
@@ -305,12 +213,13 @@ cdef class Plane:
                 settings.retry_share, settings.retry_floor, settings.retry_window_s,
                 self.counts[<int>Count.ACCEPTED],
             )
-        self.paths = {}
-        self.extra_routes = tuple(
-            Route(path, Dialect.PLAIN, Body.JSON, ("GET", "POST", "PUT", "DELETE", "PATCH"))
-            for path in settings.paths
-        )
+        self.paths = Paths(settings.paths)
         self.origins = frozenset(origin.encode() for origin in settings.cors_origins)
+        self.waiting.limit(settings.hold_requests, settings.hold_bytes)
+        self._copy(settings)
+
+    def _copy(self, settings):
+        """What the data path reads of the settings, as C values."""
         self.body_bytes = settings.body_bytes
         self.buffered_bytes = settings.buffered_bytes
         self.json_depth = settings.json_depth
@@ -326,7 +235,6 @@ cdef class Plane:
         self.hold_wait_s = settings.hold_wait_s
         self.hold_s = settings.hold_s
         self.hold_no_engine_s = settings.hold_no_engine_s
-        self.waiting.limit(settings.hold_requests, settings.hold_bytes)
         self.idle_connections = settings.idle_connections
         self.decision_header = settings.decision_header
         self.half_close = settings.client_half_close
@@ -344,6 +252,7 @@ cdef class Plane:
             pool = self.pools[slot]
             if pool is not None and pools[slot] is not pool:
                 pool.close()
+                self.router.forget_recent()
         self.pools = pools
 
     def _make_pool(self, endpoint):
@@ -367,43 +276,6 @@ cdef class Plane:
             self.contexts[ca_file, for_grpc] = context
         return context
 
-    cdef Path path(self, bytes name):
-        cdef Path path = self.paths.get(name)
-        if path is None:
-            path = self._find_path(name)
-            if path is not None:
-                if len(self.paths) >= MAX_PATHS:
-                    self.paths.clear()
-                self.paths[name] = path
-        return path
-
-    cdef Path _find_path(self, bytes name):
-        if name in LOCAL_PATHS:
-            return Path(LOCAL_PATHS[name], None)
-        if name.startswith(b"/v1/models/"):
-            return Path(Local.MODEL, None)
-        if name.startswith(b"/v2/"):
-            return self._find_native(name)
-        route = find_route(name.decode("latin-1"), self.extra_routes)
-        if route is None or (route.path.endswith("/") and climbs(name)):
-            return None
-        return Path(Local.RELAYED, route)
-
-    cdef Path _find_native(self, bytes name):
-        cdef Path path
-        if climbs(name):
-            return None
-        text = name.decode("latin-1")
-        if read_repository_path(text) is not None:
-            return Path(Local.REPOSITORY, None)
-        model_path = read_model_path(text)
-        if model_path is None:
-            return None
-        local = Local.MODEL_READY if model_path.verb == "ready" else Local.RELAYED
-        path = Path(local, Route(text, Dialect.TRITON, Body.PATH, model_path.methods))
-        path.names_model(model_path)
-        return path
-
     cdef Holder holder(self, bytes key):
         # The digest is looked up, never compared: there is no time to measure but the hash's own.
         cdef Holder holder = self.credentials.get(key)
@@ -422,13 +294,14 @@ cdef class Plane:
             names.append(f"and {len(found) - SHOWN_NAMES} more (see /v1/models)")
         return ", ".join(names) or "nothing yet"
 
-    cdef list label_texts(self, uint64_t labels):
+    cdef list label_texts(self, uint64_t labels, tuple strange):
         cdef uint64_t bit
         found = []
         for text, bit in self.steering.bits.items():
             if labels & bit:
                 found.append(text.decode())
-        return found + (["a label that no engine has"] if labels & NOBODY else [])
+        found.sort()
+        return found + (list(strange) if labels & NOBODY else [])
 
     cdef bytes new_request_id(self):
         cdef Py_ssize_t before = PyBytes_GET_SIZE(self.id_prefix)
@@ -447,17 +320,18 @@ cdef class Plane:
     cdef bint is_full(self) noexcept nogil:
         return self.counts[<int>Count.BUFFERED_BYTES] >= self.buffered_bytes
 
-    cdef int wake_soon(self) except -1:
+    cdef int wake_soon(self, int slot) except -1:
         # Later, as one request's callback is no place to send others off.
+        self.waiting.free(slot)
         if not self.waking:
             self.waking = True
             self.loop.call_soon(self.wake)
         return 0
 
     def wake(self):
-        """Send off who waits and can go now."""
+        """Send off who waits for what has become free."""
         self.waking = False
-        self.waiting.turn(now_s(), INT64_MAX)
+        self.waiting.turn(now_s())
 
     cdef double patience_s(self, int verdict, int64_t priority, int64_t n_bytes) noexcept:
         if not self.waiting.takes(priority, n_bytes):
@@ -492,10 +366,10 @@ cdef class Plane:
                 max(0.0, now - self.last_tick_s - self.wheel.tick_s))
         counts[<int>Count.TICKS] += 1
         if self.waiting.n:
-            # What other workers and the control process freed tells nobody.
-            self.waiting.turn(now, INT64_MAX)
-            if self.shared.n_workers > 1:
-                self.waiting.tell(now)
+            # What other workers, the control process and time freed tells nobody.
+            self.waiting.free(-1)
+            self.waiting.turn(now)
+            self.waiting.tell(now)
         self.wheel.turn(now)
         if self.starved and not self.is_full():
             starved, self.starved = self.starved, []

@@ -6,7 +6,8 @@ finds none idle waits for whichever comes first: its dial, or a connection that 
 
 from libc.stdint cimport int64_t
 
-from gateway.proxy._plane cimport Path, Plane
+from gateway.proxy._path cimport Path
+from gateway.proxy._plane cimport Plane
 from gateway.proxy._request cimport Request
 from gateway.proxy._upstream cimport Sink, Upstream
 from router._table cimport Load

@@ -7,7 +7,8 @@ from engines.kind import KINDS
 
 from gateway._shared cimport Area, Count, EndpointWord
 from gateway.http._write cimport Buffer
-from gateway.proxy._plane cimport Path, Plane, now_s
+from gateway.proxy._path cimport Path
+from gateway.proxy._plane cimport Plane, now_s
 from gateway.proxy._request cimport Request, start_of
 from gateway.proxy._upstream cimport Sink, Upstream
 

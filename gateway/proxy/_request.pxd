@@ -7,7 +7,10 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from gateway.http._head cimport Head
 from gateway.proxy._envelope cimport Envelope, Value
-from gateway.proxy._plane cimport Holder, Path, Plane, Served
+from gateway.proxy._holder cimport Holder
+from gateway.proxy._path cimport Path
+from gateway.proxy._plane cimport Plane
+from gateway.proxy._served cimport Served
 from gateway.proxy._steering cimport Course
 from router._keying cimport Prompt
 
@@ -36,6 +39,7 @@ cdef class Request:
     cdef bint is_vouched            # the admin asks: no credentials are wanted
     # from head, key and model: where it shall go
     cdef Course course
+    cdef tuple strange_labels       # that it asks for and no endpoint has, as texts
     cdef int64_t least_priority     # by the key: what it asks for is at least this
     # of both, the head's first
     cdef int64_t priority           # in the queue: the lower, the earlier
@@ -44,6 +48,7 @@ cdef class Request:
     cdef object body                # None, or bytes-like: kept until the response begins
     cdef int64_t body_size
     cdef Served served              # None: no model was chosen
+    cdef bint is_bound              # its session must stay at its endpoint, whatever the mode
     cdef int32_t pinned             # the one slot that may serve it; -1: any
     cdef uint32_t pinned_generation     # of that slot: later it is another endpoint
     cdef Prompt prompt              # its blocks, until the response begins

@@ -25,7 +25,10 @@ from gateway.proxy._envelope cimport (
     read_integer,
     string_of,
 )
-from gateway.proxy._plane cimport Holder, Plane, Served
+from gateway.proxy._holder cimport Holder
+from gateway.proxy._plane cimport Plane
+from gateway.proxy._served cimport Served
+from gateway.proxy._steering cimport NOBODY as NO_LABEL
 from router._hash cimport chain, root_of
 from router._keying cimport Prompt, TEXT_BLOCK_BYTES
 from router._table cimport State
@@ -85,10 +88,11 @@ cdef class Request:
         self.usage_is_set = self.wants_usage = self.hides_usage = self.is_stream = False
         self.prompt.clear()
         self.prompt_bytes = 0
-        self.has_ids = False
+        self.has_ids = self.is_bound = False
         self.max_tokens = 0
         self.cache_salt = None
         self.course.session = self.course.labels = self.key_labels = 0
+        self.strange_labels = ()
         self.priority = 0
         self.least_priority = -MAX_PRIORITY
         self.priority_is_set = False
@@ -115,7 +119,7 @@ cdef class Request:
             if self.is_preflight:
                 return 0
         name = p[head.path.start:head.path.start + head.path.size]
-        self.path = self.plane.path(name)
+        self.path = self.plane.paths.get(name)
         if self.path is None:
             return self._refuse(Reason.UNKNOWN_PATH, (name.decode("latin-1"),))
         if not (self.path.posts and self.method == b"POST") and (
@@ -147,6 +151,8 @@ cdef class Request:
             self.plane.steering.read(p, head, &self.course)
             if self.course.is_malformed:
                 return self._refuse(Reason.BAD_LABELS, ())
+            if self.course.labels & NO_LABEL:
+                self.strange_labels += self.plane.steering.strange
         self._keep_fields(p, head)
         return 0
 
@@ -221,6 +227,7 @@ cdef class Request:
         self.wants_usage = holder.usage == "exact"
         self.usage_is_set = holder.usage != ""
         self.key_labels = holder.labels
+        self.strange_labels = holder.strange_labels
         self.priority = self.least_priority = holder.priority
 
     cdef bint vouch(self, str key) except -1:
@@ -372,13 +379,18 @@ cdef class Request:
             if self.plane.table.rows[slot].state == <int>State.READY and (
                     not labels & ~self.plane.table.rows[slot].labels):
                 self.pinned = slot
+                self.pinned_generation = self.plane.table.rows[slot].generation
                 return 0
         return 0
 
     cdef int _take_tensors(self, object tensors) except -1:
-        cdef bytes text
+        cdef bytes text, sequence
         self.is_stream = tensors.is_stream
         self.max_tokens = tensors.max_tokens
+        if tensors.sequence:
+            sequence = str(tensors.sequence).encode("utf-8", "replace")
+            self.course.session = root_of(PyBytes_AS_STRING(sequence), PyBytes_GET_SIZE(sequence))
+            self.is_bound = True
         if tensors.text is None or not self.plane.router.reads_prompts:
             # Tensors of another kind tell nothing of the work that they are.
             self.prompt.n_tokens = len(tensors.text or b"") / self.served.demand.bytes_per_token
@@ -476,6 +488,9 @@ cdef class Request:
         if self.plane.model_labels:
             self.course.labels |= <uint64_t>self.plane.model_labels.get(name, 0)
             self.course.labels |= <uint64_t>self.plane.model_labels.get(self.served.key, 0)
+            if self.plane.strange_labels:
+                for one in {name, self.served.key}:
+                    self.strange_labels += self.plane.strange_labels.get(one, ())
         if not self.usage_is_set:
             self.wants_usage = self.served.exact_usage
         return 0

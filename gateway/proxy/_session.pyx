@@ -20,7 +20,8 @@ from gateway.http._write cimport part_of
 from gateway.proxy._answer cimport fault_answer, own_answer, refusal
 from gateway.proxy._exchange cimport Client, Ending, Exchange
 from gateway.proxy._native cimport model_is_ready, native_is_ready, repository_index, server_card
-from gateway.proxy._plane cimport Local, Plane, now_s
+from gateway.proxy._path cimport Local
+from gateway.proxy._plane cimport Plane, now_s
 from gateway.proxy._request cimport shown
 
 cdef enum:

@@ -15,6 +15,7 @@ cdef class Steering:
     cdef tuple headers      # lower case, the first that is there counts
     cdef bytes cookie       # b"": none
     cdef dict bits          # b"name=value" -> its bit as a mask
+    cdef tuple strange      # of the labels that were read last, some that no endpoint has
     cdef bint reads_labels
     cdef bint is_bound      # sessions stay where they are
     cdef double weight_s    # what leaving a session's endpoint costs

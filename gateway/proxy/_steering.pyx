@@ -10,6 +10,11 @@ from router._hash cimport root_of
 cdef extern from "strings.h" nogil:
     int strncasecmp(const char* a, const char* b, size_t n)
 
+cdef enum:
+    # Of what a client sent, in an error.
+    SHOWN_LABELS = 4
+    SHOWN_CHARACTERS = 128
+
 cdef uint64_t NOBODY = <uint64_t>1 << 63
 cdef bytes LABELS = b"x-headgate-labels"
 
@@ -45,6 +50,12 @@ cdef class Steering:
             found |= self.bits.get(text.encode(), NOBODY)
         return found
 
+    def strangers(self, texts):
+        """For people: of labels, as name=value each, those that no endpoint has; a few, cut short.
+        """
+        found = [text for text in texts if text.encode() not in self.bits]
+        return tuple([text[:SHOWN_CHARACTERS] for text in found[:SHOWN_LABELS]])
+
     cdef void read(self, const char* p, const Head* head, Course* course) noexcept:
         cdef int index, best
         cdef size_t size
@@ -67,9 +78,12 @@ cdef class Steering:
                     p + field.name.start, PyBytes_AS_STRING(LABELS), field.name.size) == 0:
             text = value[:field.value.size]
             if self._read_labels(text):
-                course.labels |= self.mask([
+                texts = [
                     part.strip().decode("latin-1") for part in text.split(b",") if part.strip()
-                ])
+                ]
+                course.labels |= self.mask(texts)
+                if course.labels & NOBODY:
+                    self.strange = self.strangers(texts)
             else:
                 course.is_malformed = True
             return best

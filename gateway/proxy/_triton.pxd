@@ -6,7 +6,8 @@ body that a server speaking OpenAI would have sent, up to its end.
 
 from gateway.http._write cimport Buffer
 from gateway.proxy._grpc cimport Call, Connection
-from gateway.proxy._plane cimport Path, Plane
+from gateway.proxy._path cimport Path
+from gateway.proxy._plane cimport Plane
 from gateway.proxy._pool cimport Pool
 from gateway.proxy._request cimport Request
 from gateway.proxy._triton_reply cimport Choice, Reply

@@ -17,7 +17,8 @@ from engines.triton._wire cimport Response, read_response
 from gateway._shared cimport Count, EndpointWord
 from gateway.http._write cimport Buffer
 from gateway.proxy._grpc cimport OK, Call, Connection, header_block
-from gateway.proxy._plane cimport Path, Plane
+from gateway.proxy._path cimport Path
+from gateway.proxy._plane cimport Plane
 from gateway.proxy._pool cimport Pool
 from gateway.proxy._request cimport Request
 from gateway.proxy._triton_reply cimport Choice, Reply

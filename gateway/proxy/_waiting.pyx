@@ -30,6 +30,11 @@ cdef inline bint is_before(Waiter one, Waiter other) noexcept:
     return one.number < other.number
 
 
+cdef inline bint goes_before(Waiter waiter, int64_t priority, double since_s) noexcept:
+    return waiter.priority < priority or (
+        waiter.priority == priority and waiter.since_s <= since_s)
+
+
 cdef class Line:
     """A heap whose members know where they are, so that any of them may leave in O(log n)."""
 
@@ -152,32 +157,50 @@ cdef class Waiting:
 
     cdef bint is_ahead(self, object key, int64_t priority, double since_s) noexcept:
         cdef Line line = self.lines.get(key)
-        cdef Waiter first
-        if line is None:
-            return False
-        first = <Waiter>line.heap[0]
-        return first.priority < priority or (
-            first.priority == priority and first.since_s <= since_s)
+        return line is not None and goes_before(<Waiter>line.heap[0], priority, since_s)
 
-    cdef int turn(self, double now_s, int64_t priority) except -1:
-        cdef list moving
-        cdef Line best
+    cdef int n_ahead(self, object key, int64_t priority, double since_s) noexcept:
+        cdef Line line = self.lines.get(key)
+        cdef Waiter waiter
+        cdef int n = 0
+        if line is not None:
+            for waiter in line.heap:
+                n += goes_before(waiter, priority, since_s)
+        return n
+
+    cdef void free(self, int slot) noexcept:
+        if slot < 0:
+            self.all_freed = self.n_turns + 1
+        else:
+            self.freed[slot] = self.n_turns + 1
+
+    cdef bint is_due(self, int slot) noexcept:
+        return self.all_freed > self.n_turns or self.freed[slot] > self.n_turns
+
+    cdef int turn(self, double now_s) except -1:
+        cdef list moving = []
+        cdef Line best, line
+        cdef int32_t only
         cdef Py_ssize_t at
         cdef bint goes_on
         if self.turning:
             return 0        # who is let go may end at once, and free its place
         self.turning = True
+        self.n_turns += 1
         try:
-            # A heap of lines: where sessions are bound there may be as many as requests.
-            moving = list(self.lines.values())
+            # A heap of lines: where sessions are bound there may be as many as requests, and most
+            # of them wait for other endpoints.
+            for line in self.lines.values():
+                only = (<Waiter>line.heap[0]).only
+                if only < 0 or self.all_freed == self.n_turns or (
+                        self.freed[only] == self.n_turns):
+                    moving.append(line)
             for at in range(len(moving) // 2 - 1, -1, -1):
                 settle(moving, at)
             while moving:
                 best = <Line>moving[0]
                 goes_on = False
                 if best.heap:
-                    if (<Waiter>best.heap[0]).priority > priority:
-                        break
                     goes_on = (<Waiter>best.heap[0]).admit(now_s) and len(best.heap) > 0
                 if not goes_on:
                     best = <Line>moving.pop()

@@ -6,7 +6,7 @@ Nothing that serves requests imports this.
 from collections import namedtuple
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport INT64_MAX, int64_t
+from libc.stdint cimport int64_t
 
 from gateway.http._head cimport Head, head_end, parse_response
 from gateway.proxy._relay cimport Relay
@@ -99,13 +99,15 @@ cdef class Queue:
     def n_bytes(self):
         return self.waiting.n_bytes
 
-    def join(self, name, wants, int64_t priority, double since_s, int64_t n_bytes, double now_s):
+    def join(self, name, wants, int64_t priority, double since_s, int64_t n_bytes, double now_s,
+             int only=-1):
         cdef Guest guest
         if not self.waiting.takes(priority, n_bytes):
             return False
         guest = Guest()
         guest.name, guest.wants, guest.queue = name, wants, self
         guest.priority, guest.since_s, guest.n_bytes = priority, since_s, n_bytes
+        guest.only = only
         self.guests[name] = guest
         self.waiting.join(guest, wants, now_s)
         return True
@@ -113,11 +115,20 @@ cdef class Queue:
     def leave(self, name, double now_s):
         self.waiting.leave(<Guest>self.guests[name], False, now_s)
 
+    def n_ahead(self, wants, int64_t priority, double since_s):
+        return self.waiting.n_ahead(wants, priority, since_s)
+
     def is_ahead(self, wants, int64_t priority, double since_s):
         return bool(self.waiting.is_ahead(wants, priority, since_s))
 
-    def turn(self, double now_s, priority=None):
-        self.waiting.turn(now_s, INT64_MAX if priority is None else priority)
+    def free(self, int slot):
+        self.waiting.free(slot)
+
+    def is_due(self, int slot):
+        return bool(self.waiting.is_due(slot))
+
+    def turn(self, double now_s):
+        self.waiting.turn(now_s)
 
     def tell(self, double now_s):
         self.waiting.tell(now_s)

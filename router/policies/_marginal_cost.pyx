@@ -2,7 +2,7 @@
 
 All terms are seconds. For endpoint i, with h_i cached of n prompt tokens:
 
-    J_i     = rtt + W_i + V_i + S_i (1 + theta_i) + D_i + H_i + L_i
+    J_i     = W_i + V_i + S_i (1 + theta_i) + D_i + H_i + L_i
     S_i     = a (n - h_i) + q (n - h_i) (h_i + (n - h_i) / 2)   its own prompt
     W_i     = prompts booked there and not yet computed
     V_i     = 10 s x (KV tokens beyond 92 % of the cache) / cache   waiting for KV blocks
@@ -36,8 +36,7 @@ cdef class MarginalCost(Policy):
 
     reads_prompts = True
     counts_seconds = True
-    terms = ("rtt_s", "wait_s", "kv_wait_s", "own_s", "price", "decode_s", "home_s",
-             "adapter_s")
+    terms = ("wait_s", "kv_wait_s", "own_s", "price", "decode_s", "home_s", "adapter_s")
 
     cdef double k_batch
     cdef double k_pressure
@@ -85,13 +84,12 @@ cdef class MarginalCost(Policy):
         if ask.load_s != NULL:
             load_s = ask.load_s[slot]
         if terms != NULL:
-            terms[0] = table.rows[slot].rtt_s
-            terms[1] = load.wait_s
-            terms[2] = kv_wait
-            terms[3] = own
-            terms[4] = price
-            terms[5] = decode
-            terms[6] = away_s
-            terms[7] = load_s
-        return table.rows[slot].rtt_s + away_s + load_s + (
+            terms[0] = load.wait_s
+            terms[1] = kv_wait
+            terms[2] = own
+            terms[3] = price
+            terms[4] = decode
+            terms[5] = away_s
+            terms[6] = load_s
+        return away_s + load_s + (
             load.wait_s + kv_wait + own * (1 + price) + decode) / table.rows[slot].share

@@ -309,17 +309,26 @@ class House:
         self.port = 0
         self.client_tls: ssl.SSLContext | None = None
 
-    async def start(self, tls: ssl.SSLContext | None) -> None:
+    async def start(self, tls: ssl.SSLContext | None, grpc: Any = False) -> None:
         listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
         ours, theirs = socket.socketpair()
-        self.worker = Worker(self.loop, self.shared, 0, listener, tls)
+        make_grpc = functools.partial(self._grpc_port, grpc) if grpc else None
+        self.worker = Worker(self.loop, self.shared, 0, listener, tls, make_grpc)
         self._run = asyncio.create_task(self.worker.run(theirs))
         self._channel = await Channel.to_worker(ours)
         self._read = asyncio.create_task(self._listen())
         self.send(self.fleet)
         await self.ready.wait()
+
+    def _grpc_port(self, grpc: Any, plane: Any) -> Any:
+        from gateway.kserve import GrpcPort
+
+        certificate = grpc if isinstance(grpc, tuple) else None
+        port = GrpcPort(plane, "127.0.0.1:0", plane.settings.body_bytes, certificate)
+        self.grpc_address = f"127.0.0.1:{port.port}"
+        return port
 
     async def _listen(self) -> None:
         async for message in self._channel:
@@ -349,6 +358,8 @@ class House:
             async with asyncio.timeout(PATIENCE_S):
                 await self._channel.close()
                 await self._run
+                if self.worker._grpc is not None:
+                    await self.worker._grpc.drain(0)
                 self.worker._server.close()  # a process that ends needs no such care
                 self._read.cancel()
                 for engine in self.engines:
@@ -377,7 +388,8 @@ class House:
             slot=slot,
             generation=1,
             name=f"e{slot}",
-            kind=fields.pop("kind", "vllm"),
+            kind=fields.pop("kind", getattr(engine, "kind", "vllm")),
+            grpc_port=getattr(engine, "grpc_port", 0),
             host=f"127.0.0.1:{engine.port}",
             address="127.0.0.1",
             port=engine.port,
@@ -512,7 +524,8 @@ def play_fixture() -> Iterable[Callable[..., Any]]:
 
     Further keywords: `models` (name -> slots), `aliases` (name -> {model: weight}), `keys` (key ->
     Key fields), `endpoints` (slot -> Endpoint fields), `listen_tls`, `engine_tls`, `complete`,
-    `log_errors` (how many are expected), `workers` (that the memory has room for; one runs).
+    `log_errors` (how many are expected), `workers` (that the memory has room for; one runs),
+    `grpc` (it has that port too; a tuple: with this key and certificate, files).
     """
     thresholds = gc.get_threshold()
 
@@ -622,9 +635,9 @@ async def _furnish(house: House, engines: tuple[Any, ...], options: dict[str, An
         access_log=True,
         **{name: options.pop(name) for name in list(options) if name in Settings.__struct_fields__},
     )
-    tls = options.pop("listen_tls", None)
+    tls, grpc = options.pop("listen_tls", None), options.pop("grpc", False)
     assert not options, f"unknown options: {options}"
-    await house.start(tls)
+    await house.start(tls, grpc)
 
 
 @pytest.fixture

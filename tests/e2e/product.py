@@ -51,8 +51,9 @@ class Product:
             trust_env=False,
             limits=httpx.Limits(max_connections=None),
         )
-        # Ready is one engine; the tests want all of them.
+        # Ready is one engine; the tests want all of them, and a worker that has heard so.
         await until(lambda: self.all_up(len(engines)))
+        await until(lambda: self.all_known(len(engines)))
 
     async def _read(self):
         while line := await self.process.stderr.readline():
@@ -70,6 +71,18 @@ class Product:
 
     async def all_up(self, n):
         return len(await self.up()) == n
+
+    async def all_known(self, n):
+        """Whether a worker would send requests to so many engines."""
+        if n == 0:
+            return True
+        async with httpx.AsyncClient(base_url=self.admin, trust_env=False) as client:
+            answer = await client.post(
+                "/admin/explain",
+                json={"path": "/v1/completions", "body": '{"model": "sim", "prompt": "x"}'},
+                headers={"authorization": "Bearer t"},
+            )
+        return len(answer.json().get("candidates", ())) == n
 
     async def up(self):
         async with httpx.AsyncClient(trust_env=False) as client:

@@ -89,8 +89,11 @@ def test_plain_prompts_and_refusals(product, tmp_path):
         # What was configured for a key holds, without the key itself.
         mine = await answer(tmp_path, house.admin, "Once", "--key", "team")
         assert {one["why_not"] for one in mine["candidates"]} == {"lacks a label"}
-        assert mine["labels"] == ["a label that no engine has"]
-        assert mine["refused"]["reason"] == "no_endpoint"
+        assert mine["labels"] == ["gpu=b200"]
+        assert mine["refused"]["reason"] == "unmatched_labels"
+        assert mine["refused"]["message"].endswith(
+            "no engine for the model 'sim' has gpu=b200; there are role=decode, role=prefill."
+        )
         stranger = await answer(tmp_path, house.admin, "Once", "--key", "nobody")
         assert stranger["refused"]["reason"] == "unauthorized"
 

@@ -125,8 +125,10 @@ def test_those_that_wait_are_served_in_order(play):
         ([{"header": "5"}, {"header": "-2"}, {"priority": -3}], [3, 2, 1]),
         ([{"header": "1", "priority": -9}, {"priority": "high"}, {"priority": -1}], [3, 2, 1]),
         ([{"priority": 10**30}, {"priority": 5000}, {"priority": 999}], [1, 3, 2]),
+        ([{"priority": "9"}, {"priority": -9.5}, {"priority": -(10**30)}], [1, 2, 3]),
+        ([{"priority": False}, {"priority": None}, {"priority": [-9]}], [1, 2, 3]),
     ],
-    ids=["body", "header", "the header counts", "what is no number does not"],
+    ids=["body", "header", "the header counts", "what is no number does not", "nor these", "nor"],
 )
 def test_a_lower_priority_number_goes_first(play, asks, order):
     engine = Gated()
@@ -140,7 +142,9 @@ def test_a_lower_priority_number_goes_first(play, asks, order):
             await line.come(seed, headers, **ask)
         await line.finish(0, 1, 2, 3)
         assert engine.seeds == [0, *order]
-        # A field of the body is the engine's as well; the header is ours alone.
+        # A field of the body is the engine's as well, to judge too; the header is ours alone.
+        sent = {asked.json["seed"]: asked.json.get("priority") for asked in engine.asked}
+        assert all(sent[seed] == ask.get("priority") for seed, ask in enumerate(asks, 1))
         assert not any(asked.all("x-headgate-priority") for asked in engine.asked)
 
     play(scene, engine)
@@ -378,6 +382,66 @@ def test_who_waits_for_its_session_keeps_no_other_endpoint_free(play):
     play(scene, *engines, affinity_mode="hard", workers=2)
 
 
+def test_a_full_queue_for_one_endpoint_refuses_nobody_at_another(play):
+    engine, second = Gated(), Gated()
+
+    async def scene(house):
+        table = house.shared.table
+        full_at_one(house, 0, 1)
+        table.set_row(0, labels=1)
+        table.set_work(1, 0, (1, 0, 0.0, 0.0, 0.0, 0, 0))
+        line = Line(house, engine)
+        await line.come(0, [("x-headgate-labels", "gpu=a")])
+        # The second one comes in the very moment in which the first one's place is free.
+        ask = request("POST", "/v1/chat/completions", chat())
+        wire = await house.dial(ask + ask)
+        for n in (1, 2):
+            await house.until(lambda n=n: len(second.asked) == n)
+            second.let()
+            assert (await wire.answer()).status == 200
+        table.set_work(1, 0, (0, 0, 0.0, 0.0, 0.0, 0, 0))
+        await line.finish(0)
+
+    labels = {"gpu=a": 0}
+    play(scene, engine, second, workers=2, client_labels=True, labels=labels, hold_requests=1)
+
+
+@pytest.mark.parametrize("frees", ["another worker", "this worker"])
+def test_who_waits_for_one_endpoint_goes_before_who_comes_for_any(play, frees):
+    engine, second = Gated(), Gated()
+
+    async def scene(house):
+        table = house.shared.table
+        full_at_one(house, 0, 1)
+        table.set_row(0, labels=1)
+        table.set_work(1, 1, (1, 0, 0.0, 0.0, 0.0, 0, 0))
+        line = Line(house, engine)
+        if frees == "this worker":
+            await line.come(0)
+        else:
+            table.set_work(1, 0, (1, 0, 0.0, 0.0, 0.0, 0, 0))
+        await line.come(1, [("x-headgate-labels", "gpu=a")])
+        ticks = house.count(Count.TICKS)
+        await house.until(lambda: held(house) == 1 and house.count(Count.TICKS) >= ticks + 2)
+        if frees == "this worker":
+            engine.let()
+        else:
+            table.set_work(1, 0, (0, 0, 0.0, 0.0, 0.0, 0, 0))
+        # It might go to the same endpoint at once.
+        await house.loop.create_task(line.come(2))
+        await house.until(lambda: engine.seeds[-1:] == [1])
+        assert held(house) == 1
+        engine.let()
+        await house.until(lambda: engine.seeds[-1:] == [2])
+        engine.let()
+        for seed in line.wires:
+            assert (await line.answer(seed)).status == 200
+        table.set_work(1, 1, (0, 0, 0.0, 0.0, 0.0, 0, 0))
+        assert second.asked == []
+
+    play(scene, engine, second, workers=2, client_labels=True, labels={"gpu=a": 0})
+
+
 def test_costs_are_told_while_none_has_room(play):
     async def scene(house):
         full_at_one(house)
@@ -390,6 +454,81 @@ def test_costs_are_told_while_none_has_room(play):
         assert candidate["price"] > 1
 
     play(scene, Gated(), hold_wait_s=2.0)
+
+
+def test_who_asks_where_a_request_would_go_hears_of_those_that_wait(play):
+    engine = Gated()
+
+    async def scene(house):
+        def explained(**fields):
+            found = []
+            explain(house.worker.plane, HEAD, json.dumps(chat(**fields)).encode(), "", found.append)
+            return [found[0][name] for name in ("waiting", "ahead", "endpoint", "waits_s")]
+
+        full_at_one(house)
+        line = Line(house, engine)
+        await line.come(0)
+        assert explained() == [0, 0, None, 60.0]
+        await line.come(1)
+        await line.come(2, priority=3)
+        assert explained() == [2, 1, None, 60.0]
+        assert explained(priority=4) == [2, 2, None, 60.0]
+        # There is room, but for the one that waits.
+        house.shared.table.set_row(0, max_in_flight=2)
+        assert explained() == [2, 1, None, 60.0]
+        await line.finish(0, 1, 2)
+
+    play(scene, engine)
+
+
+HERE = {"gpu=h100": 2, "gpu=l4": 3, "zone=b": 4}
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ("gpu=b200", "no engine for the model 'sim' has gpu=b200"),
+        ("gpu=l4, color=red", "no engine for the model 'sim' has color=red"),
+        ("gpu=l4, zone=b", "no engine for the model 'sim' has gpu=l4 and zone=b"),
+    ],
+)
+def test_labels_that_no_engine_has_are_not_waited_for(play, header, told):
+    async def scene(house):
+        for slot, labels in ((0, 0b10100), (1, 0b01000)):
+            house.shared.table.set_row(slot, labels=labels, state=State.OPEN)
+        answer = await house.ask(body=chat(), headers=[("x-headgate-labels", header)])
+        assert (answer.status, answer.reason) == (503, "unmatched_labels")
+        assert answer.get("retry-after") is None
+        assert answer.json["error"]["message"] == (
+            f"Labels that are asked for are nowhere: {told}; there are gpu=h100, gpu=l4, zone=b."
+        )
+        # While an engine is not known yet, it may have them.
+        house.tell(complete=False, hold_no_engine_s=0.3)
+        answer = await house.ask(body=chat(), headers=[("x-headgate-labels", header)])
+        assert (answer.status, answer.reason) == (503, "no_endpoint")
+        assert answer["retry-after"] == "2"
+        assert answer.json["error"]["message"].startswith(
+            "No engine can take the request now: none of those for the model 'sim' that have "
+        )
+        assert answer.json["error"]["message"].endswith(" is ready.")
+
+    engines = Gated(), Gated()
+    play(scene, *engines, client_labels=True, labels=HERE, hold_no_engine_s=60.0)
+
+
+@pytest.mark.parametrize("by", ["key", "model"])
+def test_clients_hear_of_a_missing_label_but_not_of_all_there_are(play, by):
+    async def scene(house):
+        house.shared.table.set_row(0, labels=0b100)
+        answer = await house.ask(body=chat(), headers=[("Authorization", "Bearer team")])
+        assert answer.json["error"]["message"] == (
+            "Labels that are asked for are nowhere: no engine for the model 'sim' has gpu=b200."
+        )
+
+    asks = ["gpu=b200"]
+    keys = {"team": {"labels": asks} if by == "key" else {}}
+    models = {"sim": asks} if by == "model" else {}
+    play(scene, Gated(), labels=HERE, keys=keys, labels_by_model=models)
 
 
 def test_a_new_fleet_is_where_those_that_wait_may_go(play):

@@ -117,10 +117,32 @@ DCGM_FI_DEV_FB_USED{gpu="0"} 70000
                 requests=6.0,
             ),
         ),
+        (
+            TRITON_METRICS,
+            TRTLLM_IN_TRITON + "vllm:num_requests_running 2\nvllm:gpu_cache_usage_perc 0.5\n",
+            EngineLoad(
+                running=10.0,
+                waiting=3.0,
+                kv_usage=0.5,
+                kv_capacity_tokens=6239 * 64.0,
+                block_size=64.0,
+                gpu_utilisation=0.5,
+                requests=410.0,
+                request_s=2.5,
+            ),
+        ),
         (TRITON_METRICS, "nv_inference_exec_count 99\n", EngineLoad()),
         (DCGM_METRICS, DCGM, EngineLoad(gpu_utilisation=0.75)),
     ],
-    ids=["old vllm", "trtllm in triton", "vllm in triton", "its gauges", "bare triton", "dcgm"],
+    ids=[
+        "old vllm",
+        "trtllm in triton",
+        "vllm in triton",
+        "its gauges",
+        "both",
+        "bare triton",
+        "dcgm",
+    ],
 )
 def test_a_page(names, page, load):
     assert LoadReader(names).read(page.encode()) == load

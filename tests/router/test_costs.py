@@ -76,7 +76,6 @@ CASES = [
          ask={"depths": {1: 499}}),
     Case("no room for KV blocks", "marginal-cost", [IDLE, running(0, 99_000)], 0,
          ask={"depths": {1: 10}}),
-    Case("nearer", "marginal-cost", [IDLE, IDLE], 1, {0: {"rtt_s": 0.01}}),
     Case("home", "marginal-cost", [IDLE, IDLE], 1, ask={"home": 1, "home_s": 0.5}),
     Case("unless it is crowded", "marginal-cost", [IDLE, queued(2, 20_000)], 0,
          ask={"home": 1, "home_s": 0.5}),
@@ -148,8 +147,7 @@ COSTS: dict[str, Callable[[Terms, float, dict[str, Any]], float]] = {
         t["rank"] if t["in_flight"] + 1 <= t["limit"] * share else 2 + t["in_flight"]
     ),
     "marginal-cost": lambda t, share, ask: (
-        t["rtt_s"]
-        + t["home_s"]
+        t["home_s"]
         + (t["wait_s"] + t["kv_wait_s"] + t["own_s"] * (1 + t["price"]) + t["decode_s"]) / share
     ),
     "round-robin": lambda t, share, ask: 0,
@@ -178,7 +176,7 @@ def test_terms_add_up_and_the_cheapest_is_picked(
     name: str, work: list[Work], share: float, depth: int, pressure: float, hit_ratio: float
 ) -> None:
     policy = make_policy(name)
-    made = table(work, {0: {"share": share, "full": True, "rtt_s": 0.25}})
+    made = table(work, {0: {"share": share, "full": True}})
     ask = ASK | {
         "depths": {0: depth}, "pressure": pressure, "hit_ratio": hit_ratio, "home": 0,
         "home_s": 0.1,

@@ -128,12 +128,12 @@ def test_every_worker_has_a_seed_of_its_own(name: str) -> None:
 def test_the_terms_of_a_cost_add_up() -> None:
     made = table({0: State.READY, 1: State.READY})
     for slot in (0, 1):
-        made.set_row(slot, profile=(8e-3, 33e-6, 1.3e-9, 20e-6, 55e-9, 390_000), rtt_s=0.001)
+        made.set_row(slot, profile=(8e-3, 33e-6, 1.3e-9, 20e-6, 55e-9, 390_000))
         made.set_work(0, slot, (3, 2, 0.2, 0.0, 0.0, 2000, 5000))
     ask = {"n_tokens": 2000.0, "out_tokens": 100.0, "home": 1, "home_s": 0.5, "pressure": 0.3}
     found = make_policy("marginal-cost").explain(made, [0, 1], **ask)
     for entry in found.values():
-        parts = ("rtt_s", "wait_s", "kv_wait_s", "decode_s", "home_s", "adapter_s")
+        parts = ("wait_s", "kv_wait_s", "decode_s", "home_s", "adapter_s")
         total = sum(entry[part] for part in parts) + entry["own_s"] * (1 + entry["price"])
         assert entry["cost"] == pytest.approx(total)
     assert found[0]["home_s"] == 0.5

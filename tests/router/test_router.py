@@ -94,6 +94,13 @@ def test_what_was_sent_is_known_for_one_to_two_lifetimes() -> None:
         assert (again.hit_tokens > 0) == is_known, passed_s
 
 
+def test_what_was_sent_is_forgotten_when_a_slot_has_another_endpoint() -> None:
+    gateway = Gateway()
+    gateway.sent(prompt(1), 100.0).release(100.0)
+    gateway.routers[0].forget_recent()
+    assert gateway.sent(prompt(1), 100.0).hit_tokens == 0
+
+
 def test_what_was_sent_is_known_to_its_worker_alone_until_the_index_has_it() -> None:
     index = Index(bytearray(Index.size(1000)), 1000)
     gateway = Gateway(n_workers=2, index=index)

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from router import POLICIES, Sessions, State, Table, make_policy
+from router import POLICIES, Adapters, Sessions, State, Table, make_policy
 from router._demand import Demand
 from router._router import Dispatch, Router
 
@@ -261,3 +261,25 @@ class Machine(RuleBasedStateMachine):
 
 Machine.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 test_hard_sessions_under_churn = Machine.TestCase
+
+
+def test_what_is_long_past_does_not_look_new_once_the_clock_of_the_marks_is_round() -> None:
+    gateway = Gateway()
+    sessions, table = gateway.sessions, gateway.table
+    memory = bytearray(Adapters.size())
+    adapters = Adapters(memory)
+    sessions.went(table, SPREAD, 2, 0.0)
+    adapters.used(1, ["a"], 0.0)
+    for minutes in range(10, 600, 10):
+        now_s = 60.0 * minutes
+        sessions.sweep(now_s)
+        adapters.sweep(now_s)
+        assert sessions.where(table, SPREAD, now_s) == (2 if now_s <= sessions.idle_s else None)
+        if now_s > 4.5 * 3600:
+            assert not any(memory)
+
+
+def test_a_mark_that_another_process_made_a_moment_later_is_new() -> None:
+    gateway = Gateway()
+    gateway.sessions.went(gateway.table, SPREAD, 2, 100.0)
+    assert gateway.sessions.where(gateway.table, SPREAD, 99.9) == 2

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.real import headgate_process
 from tests.real.fixtures import Note, without_engine
 from tests.real.venv import UnavailableError
 from tests.triton import environment
@@ -60,6 +61,11 @@ def triton(installation: Installation, servers: list[Triton], progress: Note) ->
     return server
 
 
+@pytest.fixture(scope="session")
+def through_gateway() -> None:
+    """As the vLLM lane has it: here everything that names it goes through the gateway."""
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
@@ -68,5 +74,6 @@ def pytest_runtest_makereport(
     report = yield
     servers = getattr(item, "funcargs", {}).get("servers", [])
     if report.failed:
+        report.sections += [("gateway", log) for log in headgate_process.logs()]
         report.sections += [("Triton", server.log_tail()) for server in servers if server.started]
     return report

@@ -9,7 +9,7 @@ import pytest
 import trustme
 import yaml
 
-from engines.kind import KINDS
+from engines.kind import AUTO, KINDS
 from gateway.config import Config, ConfigError, Engine, Secret, load, show
 from gateway.config.schema import Kind
 from gateway.messages import Choice, Key, Settings
@@ -31,12 +31,16 @@ def in_folder(tmp_path, monkeypatch):
 
 
 def test_every_kind_of_engine_can_be_configured():
-    assert set(get_args(Kind)) == set(KINDS)
+    assert set(get_args(Kind)) == {AUTO, *KINDS}
 
 
 def test_nothing_configured_is_the_defaults():
     assert load(None, {}) == Config()
     assert Config().to_settings() == Settings()
+
+
+def test_the_queue_takes_half_of_the_memory_for_bodies(in_folder):
+    assert in_folder("limits: {buffered_bytes: 1000}").to_settings().hold_bytes == 500
 
 
 def test_an_empty_file_and_empty_keys_are_the_defaults(in_folder):
@@ -91,14 +95,14 @@ def test_flags_win_over_environment_over_file(in_folder):
     assert config.decision_header is True
     assert [(e.kind, e.url) for e in config.engines] == [
         ("sglang", "http://a:1"),
-        ("vllm", "http://b"),
+        ("auto", "http://b"),
     ]
     assert config.admin.token.reveal() == "12345"
 
 
 def test_an_engine_may_be_a_mere_url(in_folder):
     config = in_folder("engines: [http://a, 'sglang=http://b', {url: 'http://c'}]")
-    assert [engine.kind for engine in config.engines] == ["vllm", "sglang", "vllm"]
+    assert [engine.kind for engine in config.engines] == ["auto", "sglang", "auto"]
 
 
 def test_a_service_variable_of_kubernetes_is_no_port():
@@ -166,8 +170,8 @@ WRONG = [
     ("engines: [5]", "engines[0]: expected a mapping, got 5"),
     (
         "engines: [{url: 'http://a', kind: vlm}]",
-        "engines[0].kind: expected one of vllm, sglang, triton, "
-        "trtllm, nim, ollama, llamacpp, tgi, openai, got 'vlm'",
+        "engines[0].kind: expected one of auto, vllm, sglang, trtllm, nim, ollama, llamacpp, tgi, "
+        "triton, openai, got 'vlm'",
     ),
     (
         "engines: [{url: 'ftp://a'}]",
@@ -255,7 +259,20 @@ WRONG = [
     ),
     ("affinity: {headers: x-user}", "affinity.headers: expected a list, got 'x-user'"),
     ("affinity: {weight_s: -1}", "affinity.weight_s: expected a number, 0 or more, got -1"),
-    ("affinity: {idle_s: 0}", "affinity.idle_s: expected a number above 0, got 0"),
+    (
+        "affinity: {idle_s: 20000}",
+        "affinity.idle_s: expected a number above 0 and at most 14400, got 20000",
+    ),
+    (
+        "hold: {bytes: 1000}\nlimits: {buffered_bytes: 1000}",
+        "hold.bytes: 1000 is not below limits.buffered_bytes (1000), so what waits could stop what "
+        "runs; leave it out to have half of that",
+    ),
+    (
+        "hold: {wait_s: 60}",
+        "hold.wait_s: 60 is not below hold.time_s (60): who is held back for so long a wait is not "
+        "waited for; lower it, to 1 to 5, or raise time_s",
+    ),
     (
         "affinity: {cookie: 'a=b'}",
         "affinity.cookie: expected text like ^[A-Za-z0-9._-]*$, got 'a=b'",

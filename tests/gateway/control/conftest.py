@@ -24,6 +24,8 @@ class EngineDouble:
         self.models_body = None
         """Instead of a list of `models`."""
         self.metrics = ""
+        self.recorded = None
+        """Instead of all that: path -> (status, body); others answer 404."""
         self.hang = set()
         """Paths that never answer."""
         self.asked = []
@@ -65,6 +67,8 @@ class EngineDouble:
             writer.close()
 
     def _page(self, path):
+        if self.recorded is not None:
+            return self.recorded.get(path, (404, ""))
         if path == "/health":
             return self.health, ""
         if path == "/v1/models":

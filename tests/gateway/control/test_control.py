@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from array import array
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ from engines.profile import PROFILES
 from gateway.config import load
 from gateway.control import Control
 from gateway.listener import open_listeners
+from gateway.messages import Sent
 
 TOKEN = {"authorization": "Bearer t0ken"}
 BASE = """
@@ -238,7 +240,7 @@ def test_reload_takes_what_is_new_and_leaves_what_is_not(scene, engine_double, u
         assert house.control.config.usage == "exact"
         house.path.write_text(text + "usage: nonsense\n")
         os.kill(os.getpid(), signal.SIGHUP)
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
         assert house.control.config.usage == "exact"
         house.path.write_text(BASE + f"engines: [{other.url}]\n")
         os.kill(os.getpid(), signal.SIGHUP)
@@ -246,6 +248,36 @@ def test_reload_takes_what_is_new_and_leaves_what_is_not(scene, engine_double, u
         assert house.control.config.usage == "observe"
         assert worker.pid == pid
         await other.stop()
+
+    scene(play)
+
+
+def test_hangups_in_a_row_are_one_reload(scene, until, capsys):
+    async def play(house, engine):
+        for usage in ("observe", "exact"):
+            house.path.write_text(BASE + f"engines: [{engine.url}]\nusage: {usage}\n")
+            os.kill(os.getpid(), signal.SIGHUP)
+            await asyncio.sleep(0)
+        await until(lambda: house.control.config.usage == "exact")
+        await asyncio.sleep(0.3)
+
+    scene(play)
+    assert capsys.readouterr().err.count("the new configuration is in force") == 1
+
+
+def test_what_was_sent_to_an_endpoint_that_has_left_is_not_told_as_its_successors(scene):
+    async def play(house, engine):
+        told = []
+        house.control.bus.alone = False
+        house.control.sharer.insert = lambda slot, blocks: told.append((slot, blocks))
+        (member,) = house.control.fleet.members.values()
+        house.control.fleet.move(member, "127.0.0.9")
+        house.control.shared.table.set_row(member.slot, generation=member.generation)
+        words = array("Q")
+        for generation in (1, 2):
+            words.extend([generation << 32 | member.slot, 1, 70 + generation])
+        house.control._on_sent(Sent(words.tobytes()))
+        assert told == [(member.slot, array("Q", [72]).tobytes())]
 
     scene(play)
 

@@ -78,13 +78,13 @@ class Queues(RuleBasedStateMachine):
     def free(self, wants, n):
         self.rooms[wants] += n
 
-    @rule(limit=st.none() | PRIORITIES)
-    def turn(self, limit):
+    @rule()
+    def turn(self):
         before, asked = len(self.queue.went), len(self.queue.asked)
         rooms, wanted, stuck, n_asked = dict(self.rooms), [], set(), 0
         for one in list(self.model):
-            priority, _, _, name, wants, _ = one
-            if wants in stuck or (limit is not None and priority > limit):
+            _, _, _, name, wants, _ = one
+            if wants in stuck:
                 continue
             n_asked += 1
             if rooms[wants]:
@@ -93,7 +93,7 @@ class Queues(RuleBasedStateMachine):
                 self.model.remove(one)
             else:
                 stuck.add(wants)
-        self.queue.turn(self.now_s, limit)
+        self.queue.turn(self.now_s)
         assert self.queue.went[before:] == wanted
         # Nobody behind one that cannot go is asked.
         assert len(self.queue.asked) - asked == n_asked
@@ -129,6 +129,31 @@ class Queues(RuleBasedStateMachine):
 
 Queues.TestCase.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
 test_queues = Queues.TestCase
+
+
+def test_only_those_are_asked_for_whom_something_became_free():
+    queue = Queue(10, 10, lambda wants: False)
+    for name, only in (("a", 3), ("b", 4), ("c", -1), ("d", 3)):
+        queue.join(name, name, 0, 1.0, 1, 1.0, only)
+    queue.free(3)
+    assert [queue.is_due(slot) for slot in (3, 4)] == [True, False]
+    queue.turn(2.0)
+    assert queue.asked == ["a", "c", "d"]
+    queue.turn(3.0)
+    assert queue.asked[3:] == ["c"]
+    queue.free(-1)
+    assert queue.is_due(4)
+    queue.turn(4.0)
+    assert queue.asked[4:] == ["a", "b", "c", "d"]
+    assert not queue.is_due(3)
+
+
+def test_how_many_go_before():
+    queue = Queue(10, 10, lambda wants: False)
+    for name, wants, priority in ((1, "x", 0), (2, "x", 5), (3, "y", 0), (4, "x", -5)):
+        queue.join(name, wants, priority, float(name), 1, 9.0)
+    assert [queue.n_ahead("x", priority, 9.0) for priority in (-9, -5, 0, 9)] == [0, 1, 2, 3]
+    assert [queue.n_ahead("x", 0, 0.5), queue.n_ahead("z", 9, 9.0)] == [1, 0]
 
 
 def moved(n, every_s, waiting):
