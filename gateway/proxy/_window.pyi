@@ -1,6 +1,6 @@
 """Parts of the data path as Python values, for tests: the relay of response bodies, the queue."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple
 
 class Relayed(NamedTuple):
@@ -69,3 +69,8 @@ class Queue:
     def turn(self, now_s: float) -> None: ...
     def tell(self, now_s: float) -> None: ...
     def turn_in_s(self, now_s: float) -> int: ...
+
+def triton_answer(
+    generation: Any, prompts: list[str], messages: Iterable[tuple[int, bytes]]
+) -> bytes:
+    """What a client gets of `messages`: ModelStreamInferResponses, each of a choice."""

@@ -8,8 +8,11 @@ from collections import namedtuple
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t
 
+from engines.triton._wire cimport Response, read_response
 from gateway.http._head cimport Head, head_end, parse_response
+from gateway.http._write cimport Buffer
 from gateway.proxy._relay cimport Relay
+from gateway.proxy._triton_reply cimport Choice, Reply
 from gateway.proxy._waiting cimport Waiter, Waiting
 
 Relayed = namedtuple(
@@ -135,3 +138,20 @@ cdef class Queue:
 
     def turn_in_s(self, double now_s):
         return self.waiting.turn_in_s(now_s)
+
+
+def triton_answer(generation, list prompts, messages):
+    """What a client gets of `messages`, ModelStreamInferResponses as (choice, bytes)."""
+    cdef Buffer out = Buffer()
+    cdef Reply reply = Reply(generation, prompts, b"1", "m", 7, -1, False)
+    cdef Response response
+    cdef Choice choice
+    cdef bytes message
+    for index, message in messages:
+        choice = reply.choices[index]
+        if not read_response(PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message), &response):
+            raise ValueError("not a ModelStreamInferResponse")
+        reply.take(choice, &response, out)
+        if response.is_final:
+            reply.finish(choice, out)
+    return out.take() + reply.ending()

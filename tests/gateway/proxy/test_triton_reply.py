@@ -1,0 +1,173 @@
+"""What models in Triton say, as OpenAI says it."""
+
+import json
+import struct
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tritonclient.grpc import service_pb2
+
+from engines.triton.model import Flavour, TritonModel
+from engines.triton.request import read_request
+from gateway.proxy._window import triton_answer
+
+
+def model(flavour=Flavour.TENSORRT_LLM, is_cumulative=False):
+    inputs = {"text_input": "BYTES", "max_tokens": "INT32"}
+    return TritonModel(
+        "m", flavour, inputs, frozenset(), batched=False, streams=True,
+        is_cumulative=is_cumulative, abandons=True,
+    )  # fmt: skip
+
+
+def generation(of=None, chat=False, **fields):
+    body = {"model": "m", "prompt": "p", "messages": [], "stream": True, **fields}
+    path = "/v1/chat/completions" if chat else "/v1/completions"
+    return read_request(path, json.dumps(body).encode(), of or model())
+
+
+def message(text=b"", final=False, finish=None, n_out=None):
+    """A ModelStreamInferResponse as Triton writes it."""
+    response = service_pb2.ModelStreamInferResponse()
+    infer = response.infer_response
+    infer.model_name = "m"
+    if final:
+        infer.parameters["triton_final_response"].bool_param = True
+    for name, datatype, raw in (
+        ("text_output", "BYTES", struct.pack("<I", len(text)) + text),
+        ("finish_reason", "BYTES", finish and struct.pack("<I", len(finish)) + finish),
+        ("num_output_tokens", "UINT32", n_out is not None and struct.pack("<I", n_out)),
+    ):
+        if raw:
+            infer.outputs.add(name=name, datatype=datatype, shape=[1])
+            infer.raw_output_contents.append(raw)
+    return response.SerializeToString()
+
+
+def events(answer):
+    lines = answer.decode().split("\n\n")
+    assert lines[-2:] == ["data: [DONE]", ""]
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
+
+
+def told(answer, index=0):
+    """(text, finish reason) of a choice."""
+    text, finish = "", None
+    for event in events(answer):
+        for choice in event["choices"]:
+            if choice["index"] == index:
+                text += choice.get("text") or choice.get("delta", {}).get("content") or ""
+                assert finish is None
+                finish = choice["finish_reason"]
+    return text, finish
+
+
+def cut(data, places):
+    edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
+    return [data[a:b] for a, b in pairwise(edges)]
+
+
+PLACES = st.lists(st.integers(0, 200), max_size=8)
+
+
+@given(st.text(max_size=40), PLACES, st.booleans())
+def test_a_text_comes_whole_however_it_is_cut(text, places, chat):
+    pieces = cut(text.encode("utf-8", "replace"), places)
+    answer = triton_answer(
+        generation(chat=chat, max_tokens=1000),
+        ["p"],
+        [*((0, message(piece)) for piece in pieces), (0, message(final=True))],
+    )
+
+    assert told(answer) == (text.encode("utf-8", "replace").decode(), "stop")
+
+
+@given(
+    st.text("abcß", max_size=30),
+    PLACES,
+    st.lists(st.text("abcß", min_size=1, max_size=4), min_size=1, max_size=3),
+)
+def test_a_text_ends_before_its_first_stop(text, places, stops):
+    ends = [text.find(stop) for stop in stops if stop in text]
+    pieces = cut(text.encode(), places)
+    answer = triton_answer(
+        generation(stop=stops, max_tokens=1000),
+        ["p"],
+        [*((0, message(piece)) for piece in pieces), (0, message(final=True))],
+    )
+
+    said, finish = told(answer)
+    assert finish == "stop"
+    # Of stops that overlap the one that is whole first counts, wherever it begins.
+    if not ends:
+        assert said == text
+    else:
+        assert text.startswith(said)
+        assert not any(stop in said for stop in stops)
+        assert any(text.startswith(stop, len(said)) for stop in stops)
+
+
+@given(st.text("aü😀", max_size=12), PLACES)
+def test_texts_so_far_are_told_by_what_is_new(text, places):
+    data = text.encode()
+    sizes = sorted(place % (len(data) + 1) for place in places)
+    so_far = [data[:size].decode("utf-8", "replace").encode() for size in sizes]
+    answer = triton_answer(
+        generation(model(Flavour.LLMAPI, is_cumulative=True), max_tokens=1000),
+        ["p"],
+        [*((0, message(one)) for one in [*so_far, data]), (0, message(final=True))],
+    )
+
+    assert told(answer)[0] == text
+
+
+@pytest.mark.parametrize(
+    ("messages", "max_tokens", "finish"),
+    [
+        ([message(b"a"), message(b"b", final=True)], 2, "length"),
+        ([message(b"a"), message(b"b", final=True)], 3, "stop"),
+        ([message(b"ab", n_out=3), message(final=True)], 3, "length"),
+        ([message(b"a", finish=b"None"), message(b"b", finish=b"abort", final=True)], 2, "abort"),
+        ([message(final=True)], 2, "stop"),
+    ],
+)
+def test_why_it_ended(messages, max_tokens, finish):
+    answer = triton_answer(generation(max_tokens=max_tokens), ["p"], [(0, one) for one in messages])
+
+    assert told(answer)[1] == finish
+
+
+def test_choices_are_told_apart_and_what_is_not_known_is_marked():
+    answer = triton_answer(
+        generation(n=2, echo=True, stream_options={"include_usage": True}),
+        ["four words are here"],
+        [
+            (1, message(b"x")),
+            (0, message(b'a\n"\\\x01')),
+            (1, message(b"y", final=True)),
+            (0, message(final=True)),
+        ],
+    )
+
+    assert told(answer, 0) == ('four words are herea\n"\\\x01', "stop")
+    assert told(answer, 1) == ("four words are herexy", "stop")
+    usage = events(answer)[-1]["usage"]
+    assert usage["completion_tokens"] == 3
+    assert usage["estimated"] is True
+
+
+def test_a_whole_answer_is_one_object():
+    answer = json.loads(
+        triton_answer(
+            generation(chat=True, stream=False, max_tokens=2),
+            ["p"],
+            [(0, message("ü".encode())), (0, message(b"!", final=True))],
+        )
+    )
+
+    (choice,) = answer["choices"]
+    assert choice["message"] == {"role": "assistant", "content": "ü!"}
+    assert choice["finish_reason"] == "length"
+    assert answer["object"] == "chat.completion"
