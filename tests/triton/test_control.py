@@ -113,7 +113,8 @@ def test_eight_callers_are_one_load_and_requests_wait_for_it(
     assert complete(gateway, "vllm_slow") == 404
     with ThreadPoolExecutor(12) as pool:
         loads = [pool.submit(admin.done, "/load", "vllm_slow") for _ in range(8)]
-        wait_until(lambda: admin.states()["vllm_slow"] == "loading", "it is being loaded")
+        # Its log and not its index, which may be silent until the load is over.
+        wait_until(lambda: "loading: vllm_slow:1" in server.log_tail(), "it is being loaded")
         statuses = [pool.submit(complete, gateway, "vllm_slow") for _ in range(4)]
         answers = [load.result() for load in loads]
     assert {answer["changed"] for answer in answers} == {True}
