@@ -50,7 +50,7 @@ test: $(BUILT) ## The test suite (ARGS='-k name' picks some)
 	$(BIN)/python -m pytest -q -n auto --dist loadfile $(ARGS)
 
 test-engines: $(BUILT) ## Against real engines, where the machine can have them
-	$(BIN)/python -m pytest -q tests/triton tests/vllm -m engines $(ARGS)
+	$(BIN)/python -m pytest -q tests/triton tests/vllm -m "engines and not soak" $(ARGS)
 
 soak: $(BUILT) ## Long runs: leaks, drift, churn
 	$(BIN)/python -m pytest -m soak tests $(ARGS)
