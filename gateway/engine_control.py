@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from engines.control import (
+    Able,
     Capabilities,
     ControlError,
     Done,
@@ -117,7 +118,12 @@ class EngineControl:
 
     async def capabilities(self, member: Member) -> Capabilities:
         """What the engine can be asked, as it says now."""
-        return await self._ask(member, driver_for(member).discover())
+        able = await self._ask(member, driver_for(member).discover())
+        stubborn = sorted(name for name, model in member.triton.items() if not model.cancels)
+        if not stubborn:
+            return able
+        why = f"not {', '.join(stubborn)}: ensembles work on, and stay booked until they end"
+        return replace(able, cancel=Able(False, why))
 
     async def list_models(self, member: Member) -> list[ListedModel]:
         """What it has, and what it could load if it says that."""

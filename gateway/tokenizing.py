@@ -44,6 +44,7 @@ INFINITE = float("inf")
 
 Callback = Callable[[Any], None]
 Loader = Callable[[], "Maker"]
+Use = Callable[["Maker"], Any]
 
 
 class Maker(Protocol):
@@ -112,8 +113,13 @@ class Job:
         self.callback = None
 
 
+def _nothing() -> None:
+    """What a job makes that has not got its maker yet: no thread sees it."""
+
+
 class Tokenizing:
-    """Ids for some models, by name. Until a model is loaded, and if it cannot be: None.
+    """Ids for some models, by name. Until a model is loaded, and if it cannot be: None; but for what
+    needs its tokenizer (`render`, `count`), which waits until that is known.
 
     `count(how)` is called for each job that was not cancelled: known, unknown, late, full (too many
     wait), unloaded.
@@ -134,6 +140,8 @@ class Tokenizing:
         self._deadline_s = deadline_s
         self._makers: dict[str, Maker] = {}
         self._wanted: dict[str, Loader] = {}
+        self._loading: dict[str, list[tuple[Job, Use]]] = {}
+        """Models that are being loaded, and what waits for each."""
         self._waiting: deque[Job] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -158,6 +166,7 @@ class Tokenizing:
         """Make the ids of a model's prompts from when it is loaded. Again: by another loader."""
         self._makers.pop(name, None)
         self._wanted[name] = load
+        self._loading.setdefault(name, [])
         # In a thread of its own: a large tokenizer takes seconds, in which all prompts were late.
         Thread(target=self._load, args=(name, load), name=f"loading-{name}", daemon=True).start()
 
@@ -165,6 +174,7 @@ class Tokenizing:
         """No longer."""
         self._makers.pop(name, None)
         self._wanted.pop(name, None)
+        self._end_loading(name, None)
 
     def submit(self, model: str, path: str, body: bytes, callback: Callback) -> Job | None:
         """Give the callback the ids of a prompt, or None; None: it has been given None already."""
@@ -185,21 +195,34 @@ class Tokenizing:
 
     def render(self, model: str, body: bytes, callback: Callback) -> Job | None:
         """Give the callback a chat's prompt as text, however long it takes; else as `submit`."""
-        maker = self._makers.get(model)
-        return self._do(partial(maker.render, body) if maker else None, callback)
+        return self._do(model, lambda maker: maker.render(body), callback)
 
     def count(self, model: str, texts: Sequence[str], callback: Callback) -> Job | None:
         """Give the callback how many tokens the texts have together; else as `render`."""
-        maker = self._makers.get(model)
-        return self._do(partial(maker.count, texts) if maker else None, callback)
+        return self._do(model, lambda maker: maker.count(texts), callback)
 
-    def _do(self, make: Callable[[], Any] | None, callback: Callback) -> Job | None:
-        if make is None or self._closed:
+    def _do(self, model: str, use: Use, callback: Callback) -> Job | None:
+        maker = self._makers.get(model)
+        if self._closed or (maker is None and model not in self._loading):
             callback(None)
             return None
-        job = Job(make, callback)
-        self._queue.put(job)
+        job = Job(_nothing, callback)
+        if maker is None:
+            self._loading[model].append((job, use))
+        else:
+            self._begin(job, use, maker)
         return job
+
+    def _begin(self, job: Job, use: Use, maker: Maker) -> None:
+        job.make = partial(use, maker)
+        self._queue.put(job)
+
+    def _end_loading(self, name: str, maker: Maker | None) -> None:
+        for job, use in self._loading.pop(name, ()):
+            if maker is None:
+                self._end(job, "unloaded", None)
+            else:
+                self._begin(job, use, maker)
 
     def close(self) -> None:
         """End the threads; who still waits gets None. Takes no longer than one prompt."""
@@ -210,6 +233,8 @@ class Tokenizing:
         for job in self._waiting:
             self._end(job, "late", None)
         self._waiting.clear()
+        for name in list(self._loading):
+            self._end_loading(name, None)
         for _ in self._threads:
             self._queue.put(None)
         for thread in self._threads:
@@ -241,10 +266,13 @@ class Tokenizing:
                 self._count(how)
             callback(answer)
 
-    def _loaded(self, name: str, load: Loader, maker: Maker) -> None:
-        if self._wanted.get(name) is load:
+    def _loaded(self, name: str, load: Loader, maker: Maker | None) -> None:
+        if self._wanted.get(name) is not load:
+            return
+        if maker is not None:
             self._makers[name] = maker
             log.info("token ids for %s are made here", name)
+        self._end_loading(name, maker)
 
     # -- in the threads
 
@@ -266,10 +294,10 @@ class Tokenizing:
             del job
 
     def _load(self, name: str, load: Loader) -> None:
+        maker = None
         try:
             maker = load()
         except Exception as error:  # a folder may be broken in any way; requests go on without
             log.error("no token ids for %s: %s", name, error)
-            return
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._loaded, name, load, maker)

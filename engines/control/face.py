@@ -91,6 +91,8 @@ class Capabilities:
     unload_adapter: Able
     sleep: Able
     wake: Able
+    cancel: Able = YES
+    """Whether the engine stops work that nobody waits for any more."""
     sleep_levels: tuple[int, ...] = ()
 
     def described(self) -> dict[str, Any]:

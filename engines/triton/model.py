@@ -39,7 +39,7 @@ class TritonModel(msgspec.Struct, frozen=True):
     """It may answer one request with many responses."""
     is_cumulative: bool
     """Each response of a stream has all the text so far."""
-    abandons: bool
+    cancels: bool
     """A cancelled request ends at once; an ensemble's runs to its end."""
 
 
@@ -66,7 +66,7 @@ def read_model(config: Mapping[str, Any]) -> TritonModel | None:
         streams=decoupled or is_ensemble,
         # TensorRT-LLM's BLS does so to keep letters of several tokens whole.
         is_cumulative=flavour is Flavour.LLMAPI or _says(config, "accumulate_tokens"),
-        abandons=not is_ensemble,
+        cancels=not is_ensemble,
     )
 
 

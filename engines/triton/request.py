@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from engines.triton._wire import encode_request
+from engines.triton.guide import ForcedTool, Guide, read_forced_tool, read_guide
 from engines.triton.model import Flavour, TritonModel
 from engines.triton.options import OPTIONS, REFUSED, RefusedError
 
@@ -19,6 +20,8 @@ CHAT_TOKENS = 1024
 MAX_CHOICES = 128
 """As OpenAI's bound of `n`; prompts times `n`."""
 MAX_STOPS = 16
+MAX_LOGPROBS = 20
+"""As vLLM's default of max_logprobs."""
 Tensor = tuple[str, str, tuple[int, ...], Sequence[Any]]
 """Name, datatype, shape, items."""
 TEXTS = ("/v1/chat/completions", "/v1/completions")
@@ -41,6 +44,10 @@ class Generation:
     stops: tuple[bytes, ...]
     cuts_stops: bool
     """The model leaves stop words in its text."""
+    logprobs: int | None
+    """How many tokens beside each chosen one; None: not asked for."""
+    tool: ForcedTool | None
+    guide: Guide | None
     options: Mapping[str, Any]
 
     @property
@@ -76,6 +83,7 @@ class Generation:
                     ("sampling_param_stop" if is_llmapi else "stop_words", list(self.stops))
                 )
             inputs += self._numbers(choice)
+            inputs += self.guide.tensorrt_llm() if self.guide is not None else []
         return [(name, value) for name, value in inputs if name in self.model.inputs]
 
     def _switches(self) -> list[tuple[str, bool]]:
@@ -88,6 +96,7 @@ class Generation:
             ("return_finish_reason", True),
             ("return_num_input_tokens", True),
             ("return_num_output_tokens", True),
+            ("return_logprobs", self.logprobs is not None),
         ]
 
     def _numbers(self, choice: int) -> list[tuple[str, Any]]:
@@ -120,6 +129,10 @@ class Generation:
             wanted["seed"] += choice
         if self.stops:
             wanted["stop"] = [stop.decode() for stop in self.stops]
+        if self.logprobs is not None:
+            wanted["logprobs"] = self.logprobs
+        if self.guide is not None:
+            wanted["structured_outputs"] = self.guide.vllm()
         return msgspec.json.encode({**wanted, "max_tokens": self.max_tokens})
 
 
@@ -143,8 +156,9 @@ def read_request(path: str, body: bytes, model: TritonModel) -> Generation:
     best_of = _integer(request, "best_of", n, 1)
     if best_of != n:
         raise RefusedError("best_of must be n: Triton's models do not rank answers", "best_of")
-    _check_refused(request, is_chat)
+    _check_refused(request)
     stops = _stops(request)
+    tool = read_forced_tool(request) if is_chat else None
     return Generation(
         model=model,
         is_chat=is_chat,
@@ -156,6 +170,9 @@ def read_request(path: str, body: bytes, model: TritonModel) -> Generation:
         echo=not is_chat and _flag(request, "echo"),
         stops=stops,
         cuts_stops=bool(stops) and model.flavour is not Flavour.VLLM,
+        logprobs=_logprobs(request, is_chat, model),
+        tool=tool,
+        guide=read_guide(request, tool, model),
         options=_options(request, model),
     )
 
@@ -189,19 +206,29 @@ def _options(request: dict[str, Any], model: TritonModel) -> dict[str, Any]:
     return found
 
 
-def _check_refused(request: dict[str, Any], is_chat: bool) -> None:
+def _check_refused(request: dict[str, Any]) -> None:
     for field, (neutral, why) in REFUSED.items():
         if request.get(field) is not None and request[field] != neutral:
             raise RefusedError(why, field)
-    if request.get("logprobs") not in (None, False) or request.get("top_logprobs"):
-        raise RefusedError("logprobs are not there with Triton's models", "logprobs")
-    choice = request.get("tool_choice")
-    if is_chat and request.get("tools") and choice not in (None, "auto", "none"):
-        text = "tool_choice must be auto or none: nothing in Triton makes a model call a tool"
-        raise RefusedError(text, "tool_choice")
-    format = request.get("response_format")
-    if isinstance(format, dict) and format.get("type") not in (None, "text"):
-        raise RefusedError("response_format must be text", "response_format")
+
+
+def _logprobs(request: dict[str, Any], is_chat: bool, model: TritonModel) -> int | None:
+    field = "top_logprobs" if is_chat else "logprobs"
+    if request.get("logprobs") in (None, False):
+        if is_chat and request.get(field):
+            raise RefusedError("top_logprobs needs logprobs: true", field)
+        return None
+    if is_chat:
+        _flag(request, "logprobs")
+    n = _integer(request, field, 0, 0)
+    if n > MAX_LOGPROBS:
+        raise RefusedError(f"{field} must be at most {MAX_LOGPROBS}", field)
+    if "return_logprobs" not in model.inputs:
+        text = f"the model '{model.name}' in Triton does not tell which tokens its logprobs are of"
+        raise RefusedError(text, "logprobs")
+    if request.get("echo"):
+        raise RefusedError("logprobs of a prompt are not there in Triton; leave out echo", "echo")
+    return n
 
 
 def _stops(request: dict[str, Any]) -> tuple[bytes, ...]:

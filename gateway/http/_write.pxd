@@ -30,6 +30,10 @@ cdef class Buffer:
     cdef int put_field(self, const char* base, Span name, Span value) except -1
     # A chunk's size line (RFC 9112 7.1).
     cdef int put_chunk_size(self, size_t size) except -1
+    # All that is put into the empty buffer from here on is one chunk, until `take_chunk`.
+    cdef int open_chunk(self) except -1
+    # That chunk; None if nothing was put.
+    cdef bytes take_chunk(self)
     # All that was put, as a new object; the buffer is empty then, its memory kept.
     cdef bytes take(self)
     # private

@@ -9,6 +9,21 @@ from gateway.http._head cimport Span
 cdef enum:
     # Kept from one message to the next; a larger buffer is given back when it is cleared.
     KEPT_BYTES = 128 * 1024
+    # A chunk's size in hexadecimal, and the end of its line.
+    CHUNK_HEAD_BYTES = 18
+
+
+cdef size_t write_chunk_head(char* head, size_t size) noexcept nogil:
+    """To the end of CHUNK_HEAD_BYTES; how many of them it takes."""
+    cdef int at = CHUNK_HEAD_BYTES - 2
+    head[at] = c"\r"
+    head[at + 1] = c"\n"
+    while True:
+        at -= 1
+        head[at] = b"0123456789abcdef"[size & 15]
+        size >>= 4
+        if size == 0:
+            return CHUNK_HEAD_BYTES - at
 
 
 cdef class Buffer:
@@ -62,16 +77,26 @@ cdef class Buffer:
         return 0
 
     cdef int put_chunk_size(self, size_t size) except -1:
-        cdef char[18] digits
-        cdef int at = 16
-        digits[16] = b"\r"
-        digits[17] = b"\n"
-        while True:
-            at -= 1
-            digits[at] = b"0123456789abcdef"[size & 15]
-            size >>= 4
-            if size == 0:
-                return self.put(&digits[at], 18 - at)
+        cdef char[CHUNK_HEAD_BYTES] head
+        cdef size_t n = write_chunk_head(head, size)
+        return self.put(head + CHUNK_HEAD_BYTES - n, n)
+
+    cdef int open_chunk(self) except -1:
+        if self.room < CHUNK_HEAD_BYTES:
+            self._grow(CHUNK_HEAD_BYTES)
+        self.size = CHUNK_HEAD_BYTES
+        return 0
+
+    cdef bytes take_chunk(self):
+        cdef size_t n
+        cdef bytes chunk = None
+        if self.size > CHUNK_HEAD_BYTES:
+            n = write_chunk_head(self.start, self.size - CHUNK_HEAD_BYTES)
+            self.put(b"\r\n", 2)
+            n = CHUNK_HEAD_BYTES - n
+            chunk = PyBytes_FromStringAndSize(self.start + n, self.size - n)
+        self.clear()
+        return chunk
 
     cdef bytes take(self):
         cdef bytes data = PyBytes_FromStringAndSize(self.start, self.size)

@@ -60,6 +60,7 @@ cdef class Exchange(Sink):
     # the dispatch under way
     cdef Pool pool
     cdef Upstream upstream
+    cdef Upstream parted            # what was asked, until its booking is settled
     cdef int32_t slot
     cdef Booking booking
     cdef Attempts attempts

@@ -443,7 +443,7 @@ cdef class Exchange(Sink):
     cdef int _part(self) except -1:
         """Give the connection back if it can carry another exchange."""
         cdef Upstream upstream = self.upstream
-        self.upstream = None
+        self.parted, self.upstream = upstream, None
         if self.reusable and not upstream.closed and upstream.is_flushed():
             if self.client.stalled_s:
                 upstream.hold(False)
@@ -459,7 +459,7 @@ cdef class Exchange(Sink):
             self.pool.leave(self)
         elif self.stage == <int>Stage.HELD:
             self._leave_queue(False)
-        self.upstream = None
+        self.parted, self.upstream = upstream, None
         if upstream is not None:
             upstream.abort()
         return 0
@@ -467,11 +467,17 @@ cdef class Exchange(Sink):
     cdef int _release(self, int outcome) except -1:
         """Settle the booking; `outcome` is a Count."""
         cdef Pool pool = self.pool
+        cdef Upstream parted = self.parted
+        self.parted = None
         if self.booking.stage == <int>BookingStage.NONE:
             return 0
-        self.plane.router.booker.release(&self.booking, self.account.entered_s)
-        if self.plane.waiting.n:
-            self.plane.wake_soon(self.slot)
+        if (parted is not None and outcome != <int>Count.CONDEMNED
+                and parted.books_on(&self.booking)):
+            self.booking.stage = BookingStage.NONE
+        else:
+            self.plane.router.booker.release(&self.booking, self.account.entered_s)
+            if self.plane.waiting.n:
+                self.plane.wake_soon(self.slot)
         self.plane.counts[outcome] += 1
         if outcome == <int>Count.ABANDONED or outcome == <int>Count.CUT:
             pool.words[<int>EndpointWord.E_ABANDONED] += 1

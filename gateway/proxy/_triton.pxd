@@ -12,6 +12,7 @@ from gateway.proxy._pool cimport Pool
 from gateway.proxy._request cimport Request
 from gateway.proxy._triton_reply cimport Choice, Reply
 from gateway.proxy._upstream cimport Sink, Upstream
+from router._booking cimport Booking
 
 cdef class TritonPool(Pool):
     cdef list connections           # that may carry further calls
@@ -20,6 +21,7 @@ cdef class TritonPool(Pool):
     cdef object grpc_tls
     cdef object callers             # deque of Sink: wait for a connection
     cdef bint dialing
+    cdef list leftovers             # TritonUpstreams that nobody hears, whose models work on
     # private
     cdef Connection _connection(self)
     cdef int _fail_callers(self, str why) except -1
@@ -28,6 +30,7 @@ cdef class TritonCall(Call):
     cdef TritonUpstream upstream
     cdef Choice choice
     cdef bint is_final          # its last response was read: nothing that follows is heard
+    cdef bint is_left           # nobody hears it, but its model cannot be stopped
 
 cdef class TritonUpstream(Upstream):
     cdef Connection connection
@@ -40,12 +43,19 @@ cdef class TritonUpstream(Upstream):
     cdef object job                 # what works on a prompt or counts tokens; has `cancel`
     cdef str tokenizer
     cdef bint has_head
+    cdef list left                  # calls that go on unheard
+    cdef Booking booking            # is released when they end
     # private
+    cdef int _leave(self, TritonCall call) except -1
+    cdef int _end_left(self, TritonCall call) except -1
+    cdef int _release(self) except -1
     cdef int _begin(self) except -1
     cdef int _ask_model(self, list prompts, object n_tokens) except -1
     cdef int _refuse(self, int status, str text, str field) except -1
     cdef int _begin_stream(self) except -1
     cdef int _flush(self) except -1
+    # The stream's end: these events, and no more.
+    cdef int _flush_last(self, bytes events) except -1
     cdef int _close_call(self, TritonCall call) except -1
     cdef int _finish(self) except -1
     cdef int _count(self) except -1

@@ -18,15 +18,20 @@ from gateway._shared cimport Count, EndpointWord
 from gateway.http._write cimport Buffer
 from gateway.proxy._grpc cimport OK, Call, Connection, header_block
 from gateway.proxy._path cimport Path
-from gateway.proxy._plane cimport Plane
+from gateway.proxy._plane cimport Plane, now_s
 from gateway.proxy._pool cimport Pool
 from gateway.proxy._request cimport Request
 from gateway.proxy._triton_reply cimport Choice, Reply
 from gateway.proxy._upstream cimport Sink, Upstream
+from router._booking cimport Booking
+from router._booking cimport Stage as BookingStage
 
 cdef bytes METHOD = b"/inference.GRPCInferenceService/ModelStreamInfer"
 PORT = re.compile(r"(?<=[^:]):\d+$|(?<=\]):\d+$")
-cdef bytes STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+cdef bytes STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+cdef bytes LAST_CHUNK = b"0\r\n\r\n"
 
 log = logging.getLogger("headgate.triton")
 
@@ -38,6 +43,7 @@ cdef class TritonPool(Pool):
         Pool.__init__(self, plane, endpoint)
         self.connections = []
         self.callers = deque()
+        self.leftovers = []
         self.grpc_port = endpoint.grpc_port
         host = PORT.sub("", endpoint.host)
         fields = [
@@ -147,7 +153,10 @@ cdef class TritonPool(Pool):
     def drop_idle(self):
         """The endpoint was declared dead: what is open there is not worth a try."""
         cdef Connection connection
+        cdef TritonUpstream upstream
         Pool.drop_idle(self)
+        for upstream in list(self.leftovers):
+            upstream._release()
         for connection in list(self.connections):
             if connection.calls:
                 connection._leave()
@@ -172,7 +181,7 @@ cdef class TritonCall(Call):
     cdef int on_message(self, const char* p, size_t n) except -1:
         cdef Response response
         cdef TritonUpstream upstream = self.upstream
-        if self.is_final:
+        if self.is_final or self.is_left:
             return 0
         if not read_response(p, n, &response):
             return upstream._fail(500, "Triton sent what is no ModelStreamInferResponse")
@@ -181,16 +190,21 @@ cdef class TritonCall(Call):
             return upstream._fail(http_status(None, text), text)
         if not upstream.has_head:
             upstream._begin_stream()
-        upstream.reply.take(self.choice, &response, upstream.out)
+        try:
+            upstream.reply.take(self.choice, &response, upstream.out)
+        except ValueError as error:
+            return upstream._fail(500, f"Triton's answer cannot be read: {error}")
         self.is_final = response.is_final
         if self.choice.is_over or response.is_final:
             return upstream._close_call(self)
         return 0
 
     cdef int on_read(self) except -1:
-        return self.upstream._flush()
+        return 0 if self.is_left else self.upstream._flush()
 
     cdef int on_status(self, int status, str details) except -1:
+        if self.is_left:
+            return self.upstream._end_left(self)
         if self.is_final:
             return 0
         if status != OK:
@@ -199,6 +213,8 @@ cdef class TritonCall(Call):
         return self.upstream._close_call(self)
 
     cdef int on_dropped(self, bint untouched) except -1:
+        if self.is_left:
+            return self.upstream._end_left(self)
         return 0 if self.is_final else self.upstream._drop(untouched)
 
     cdef int on_error(self, object error) except -1:
@@ -216,7 +232,9 @@ cdef class TritonUpstream(Upstream):
         self.connection = connection
         self.head = pool.head
         self.calls = []
+        self.left = []
         self.out = Buffer()
+        self.out.open_chunk()
 
     def _start(self):
         cdef Sink sink = self.sink
@@ -252,14 +270,15 @@ cdef class TritonUpstream(Upstream):
         return 0
 
     def _on_prompt(self, prompt):
-        """A chat's prompt as its model reads it; None: its tokenizer is not loaded yet."""
+        """A chat's prompt as its model reads it; None: its tokenizer could not be loaded."""
         cdef Sink sink = self.sink
         self.job = None
         if sink is None:
             return
         try:
             if prompt is None:
-                self._refuse(503, f"the tokenizer of '{self.tokenizer}' is not loaded", None)
+                self._refuse(
+                    503, f"the tokenizer of '{self.tokenizer}' is not loaded: see the log", None)
             elif prompt.refused:
                 self._refuse(400, prompt.refused, "messages")
             else:
@@ -298,9 +317,18 @@ cdef class TritonUpstream(Upstream):
 
     cdef int _flush(self) except -1:
         cdef Sink sink = self.sink
-        if self.out.size and sink is not None and self.generation.stream:
-            sink.on_body(self, self.out.take())
+        cdef bytes chunk = self.out.take_chunk()
+        self.out.open_chunk()
+        if chunk is not None and sink is not None:
+            sink.on_body(self, chunk)
         return 0
+
+    cdef int _flush_last(self, bytes events) except -1:
+        cdef Sink sink = self.sink
+        self.out.put_bytes(events)
+        if sink is not None:
+            sink.on_body(self, self.out.take_chunk() + LAST_CHUNK)
+        return self._part(True)
 
     cdef int _close_call(self, TritonCall call) except -1:
         """Its choice has all it needs."""
@@ -309,7 +337,7 @@ cdef class TritonUpstream(Upstream):
         # The status is on its way behind the last response. A stream that is reset there, or whose
         # connection is closed, leaves Triton with a request, and its model is never unloaded.
         if not call.is_final:
-            call.cancel()
+            self._leave(call)
         self.reply.finish(call.choice, self.out)
         return self._finish() if self.reply.n_open == 0 else 0
 
@@ -346,9 +374,7 @@ cdef class TritonUpstream(Upstream):
             return self._answer(200, body)
         if not self.has_head:
             self._begin_stream()
-        self.out.put_bytes(body)
-        self._flush()
-        return self._part(True)
+        return self._flush_last(body)
 
     cdef int _answer(self, int status, bytes body) except -1:
         try:
@@ -381,11 +407,9 @@ cdef class TritonUpstream(Upstream):
             return 0
         if not self.has_head or not self.generation.stream:
             return self._refuse(status, text, None)
-        self.out.put_bytes(stream_error(
+        return self._flush_last(stream_error(
             self.request.path.dialect, status,
             "invalid_request_error" if status < 500 else "server_error", text))
-        self._flush()
-        return self._part(True)
 
     cdef int _drop(self, bint untouched) except -1:
         self.reused = untouched     # nobody was to blame: it may be asked anew
@@ -395,7 +419,36 @@ cdef class TritonUpstream(Upstream):
         cdef TritonCall call
         calls, self.calls = self.calls, []
         for call in calls:
-            call.cancel()
+            self._leave(call)
+        return 0
+
+    cdef int _leave(self, TritonCall call) except -1:
+        if self.generation.model.cancels or call.connection is None:
+            return call.cancel()
+        # A reset would not stop an ensemble; heard to its end, it tells when its engine is free.
+        call.is_left = True
+        call.hold(False)
+        self.left.append(call)
+        return 0
+
+    cdef int _end_left(self, TritonCall call) except -1:
+        self.left.remove(call)
+        return 0 if self.left else self._release()
+
+    cdef bint books_on(self, const Booking* booking) except -1:
+        cdef TritonPool pool = self.pool
+        if not self.left:
+            return False
+        self.booking = booking[0]
+        pool.leftovers.append(self)
+        return True
+
+    cdef int _release(self) except -1:
+        cdef TritonPool pool = self.pool
+        if self.booking.stage != <int>BookingStage.NONE:
+            pool.leftovers.remove(self)
+            self.plane.router.booker.release(&self.booking, now_s())
+            self.plane.wake_soon(self.booking.slot)
         return 0
 
     cdef int abort(self) except -1:

@@ -17,6 +17,8 @@ cdef class Choice:
     cdef bytes tail                 # of such a text: may be a letter of which a token is missing
     cdef bytes held                 # text that is not said yet: it may be half a letter or a stop
     cdef list texts                 # all that was said; None: nobody wants to know
+    cdef list logprobs              # of tokens, of which no event was written yet
+    cdef Py_ssize_t n_letters       # of all tokens with logprobs
     cdef int64_t n_tokens
     cdef bytes finish               # why it ended; None: it did not
     cdef bint has_begun
@@ -29,6 +31,9 @@ cdef class Reply:
     cdef bytes id
     cdef str model
     cdef int64_t created
+    cdef object tool                # engines.triton.guide.ForcedTool, or None
+    cdef bint tells_logprobs
+    cdef bytes close_text           # what of an event stands behind its text
     cdef int64_t prompt_tokens          # -1: not known
     cdef int64_t told_tokens            # the same by the model itself; 0: it did not say
     cdef public int64_t n_counted       # of the answer, by the model's tokenizer; -1: not counted
@@ -47,6 +52,7 @@ cdef class Reply:
     cdef int _say_carefully(self, Choice choice, bytes text, Buffer out) except -1
     cdef int _put(self, Choice choice, const char* p, size_t n, Buffer out) except -1
     cdef int _begin(self, Choice choice, Buffer out) except -1
+    cdef int _close_event(self, Choice choice, bytes finish, Buffer out) except -1
 
 # A JSON string's inside.
 cdef int put_escaped(Buffer out, const char* p, size_t n) except -1

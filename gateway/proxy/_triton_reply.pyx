@@ -10,8 +10,7 @@ from engines.triton._wire cimport Piece, Response, item_of, number_of, output_of
 from gateway.http._write cimport Buffer
 
 cdef bytes HEX = b"0123456789abcdef"
-cdef bytes AFTER = b'"},"logprobs":null,"finish_reason":null}]}\n\n'
-cdef bytes AFTER_TEXT = b'","logprobs":null,"finish_reason":null}]}\n\n'
+cdef bytes AFTER = b',"logprobs":null,"finish_reason":null}]}\n\n'
 
 
 cdef class Choice:
@@ -36,12 +35,19 @@ cdef class Reply:
         self.is_cumulative = generation.model.is_cumulative and generation.model.streams
         self.stops = generation.stops if generation.cuts_stops else ()
         self.keeps_texts = counts or not generation.stream
+        self.tool = generation.tool
+        self.tells_logprobs = generation.logprobs is not None
+        self.close_text = b'"}}]}' if self.tool is not None else (
+            b'"}' if generation.is_chat else b'"')
+        if not self.tells_logprobs:
+            self.close_text += AFTER
         self.choices = []
         for prompt in prompts:
             for _ in range(generation.n):
                 choice = Choice(len(self.choices), prompt)
                 choice.before = self._before(choice.index)
                 choice.texts = [] if self.keeps_texts else None
+                choice.logprobs = []
                 self.choices.append(choice)
         self.n_open = len(self.choices)
 
@@ -58,11 +64,22 @@ cdef class Reply:
 
     def _before(self, int index):
         opening = b'"delta":{"content":"' if self.generation.is_chat else b'"text":"'
+        if self.tool is not None:
+            opening = b'"delta":{"tool_calls":[{"index":0,"function":{"arguments":"'
         return self._event_head() + b'{"index":%d,' % index + opening
+
+    def _call(self, Choice choice, arguments):
+        """The one call of an answer that must be one."""
+        return {
+            "id": f"call_{self.id.decode('latin-1').removeprefix('chatcmpl-')}_{choice.index}",
+            "type": "function",
+            "function": {"name": self.tool.name, "arguments": arguments},
+        }
 
     cdef int take(self, Choice choice, const Response* response, Buffer out) except -1:
         cdef Piece text = item_of(output_of(response, b"text_output", 11), 0)
         cdef Piece why = item_of(output_of(response, b"finish_reason", 13), 0)
+        cdef Piece told
         cdef int64_t n
         n = number_of(output_of(response, b"num_input_tokens", 16))
         if n >= 0 and choice.index % self.generation.n == 0 and not choice.has_begun:
@@ -78,6 +95,9 @@ cdef class Reply:
             choice.finish = why.start[:why.size]
         if not choice.has_begun:
             self._begin(choice, out)
+        if self.tells_logprobs:
+            told = item_of(output_of(response, b"logprobs", 8), 0)
+            self._take_logprobs(choice, told.start[:told.size])
         if text.size and self.is_cumulative:
             self._say_more(choice, text, out)
         elif text.size:
@@ -100,8 +120,10 @@ cdef class Reply:
         cdef bytes echoed
         choice.has_begun = True
         if self.generation.is_chat and self.generation.stream:
-            out.put_bytes(self._event_head())
-            out.put_bytes(b'{"index":%d,"delta":{"role":"assistant","content":"' % choice.index)
+            said = {"content": ""} if self.tool is None else {
+                "tool_calls": [{"index": 0, **self._call(choice, "")}]}
+            out.put_bytes(self._event_head() + b'{"index":%d,"delta":' % choice.index)
+            out.put_bytes(msgspec.json.encode({"role": "assistant", **said}))
             out.put_bytes(AFTER)
         if self.generation.echo:
             echoed = choice.prompt.encode("utf-8", "replace")
@@ -138,8 +160,52 @@ cdef class Reply:
             return 0
         out.put_bytes(choice.before)
         put_escaped(out, p, n)
-        out.put_bytes(AFTER if self.generation.is_chat else AFTER_TEXT)
+        out.put_bytes(self.close_text)
+        return self._close_event(choice, None, out) if self.tells_logprobs else 0
+
+    cdef int _close_event(self, Choice choice, bytes finish, Buffer out) except -1:
+        """With the logprobs that were not told yet."""
+        logprobs, choice.logprobs = choice.logprobs, []
+        rest = {
+            "logprobs": self._told(choice, logprobs),
+            "finish_reason": None if finish is None else finish.decode("utf-8", "replace"),
+        }
+        out.put_bytes(b"," + msgspec.json.encode(rest)[1:] + b"]}\n\n")
         return 0
+
+    def _take_logprobs(self, Choice choice, bytes told):
+        """vLLM's, of each new token: by token id, the chosen one first. It may also be null."""
+        try:
+            for token in msgspec.json.decode(told) or () if told else ():
+                choice.logprobs.append(list(token.values()))
+        except (msgspec.DecodeError, UnicodeDecodeError, AttributeError, TypeError):
+            raise ValueError("its logprobs are no list of objects") from None
+
+    def _told(self, Choice choice, list logprobs):
+        """Logprobs in OpenAI's words; the tokens are counted as told."""
+        most = self.generation.logprobs
+        if not logprobs:
+            return None
+        if self.generation.is_chat:
+            return {"content": [
+                {**_in_chat(chosen), "top_logprobs": [
+                    _in_chat(other) for other in _likeliest(token, most)]}
+                for token in logprobs for chosen in token[:1]
+            ]}
+        texts = [token[0].get("decoded_token") or "" for token in logprobs if token]
+        offsets = []
+        for text in texts:
+            offsets.append(choice.n_letters)
+            choice.n_letters += len(text)
+        return {
+            "text_offset": offsets,
+            "token_logprobs": [token[0].get("logprob") for token in logprobs if token],
+            "tokens": texts,
+            "top_logprobs": [
+                {one.get("decoded_token") or "": one.get("logprob")
+                 for one in _likeliest(token, most)} for token in logprobs if token
+            ] if most else None,
+        }
 
     cdef int finish(self, Choice choice, Buffer out) except -1:
         cdef bytes rest
@@ -172,9 +238,12 @@ cdef class Reply:
             return
         empty = b'"delta":{}' if self.generation.is_chat else b'"text":""'
         out.put_bytes(self._event_head() + b'{"index":%d,' % choice.index + empty)
-        out.put_bytes(b',"logprobs":null,"finish_reason":')
-        out.put_bytes(msgspec.json.encode(choice.finish.decode("utf-8", "replace")))
-        out.put_bytes(b"}]}\n\n")
+        self._close_event(choice, self._finish_of(choice), out)
+
+    def _finish_of(self, Choice choice):
+        if self.tool is not None and choice.finish == b"stop":
+            return self.tool.finish.encode()
+        return choice.finish
 
     cdef bytes ending(self):
         usage = self._usage()
@@ -204,10 +273,15 @@ cdef class Reply:
 
     def _whole(self, Choice choice):
         text = b"".join(choice.texts).decode("utf-8", "replace")
-        said = {"message": {"role": "assistant", "content": text}} if (
-            self.generation.is_chat) else {"text": text}
-        finish = choice.finish.decode("utf-8", "replace")
-        return {"index": choice.index, **said, "logprobs": None, "finish_reason": finish}
+        finish = self._finish_of(choice).decode("utf-8", "replace")
+        rest = {"logprobs": self._told(choice, choice.logprobs), "finish_reason": finish}
+        if not self.generation.is_chat:
+            return {"index": choice.index, "text": text, **rest}
+        message = {"role": "assistant", "content": text}
+        if self.tool is not None:
+            message = {
+                "role": "assistant", "content": None, "tool_calls": [self._call(choice, text)]}
+        return {"index": choice.index, "message": message, **rest}
 
     def texts(self):
         """What each choice has said, its prompt left out. Of a reply that keeps it."""
@@ -216,6 +290,17 @@ cdef class Reply:
             b"".join(choice.texts[1:] if self.generation.echo else choice.texts).decode(
                 "utf-8", "replace") for choice in self.choices
         ]
+
+
+def _likeliest(list token, int most):
+    """Of the chosen token and others, so many."""
+    return sorted(token, key=lambda one: one.get("rank") or 0)[:most]
+
+
+def _in_chat(one):
+    text = one.get("decoded_token") or ""
+    data = list(text.encode("utf-8", "replace"))
+    return {"token": text, "logprob": one.get("logprob"), "bytes": data}
 
 
 cdef bint is_ascii(const char* p, size_t n) noexcept nogil:

@@ -2,6 +2,7 @@
 
 from gateway.http._head cimport Head
 from gateway.proxy._plane cimport Plane
+from router._booking cimport Booking
 
 cdef class Sink:
     """Who an upstream works for. Called from loop callbacks; a raised error ends the exchange.
@@ -42,6 +43,9 @@ cdef class Upstream:
     cdef void let_go(self) noexcept
     # Close at once; the sink hears nothing of it.
     cdef int abort(self) except -1
+    # The exchange has left it. True: its engine works on all the same, and what was booked for it
+    # is released when that ends.
+    cdef bint books_on(self, const Booking* booking) except -1
     cdef bint is_flushed(self) except -1
     # Idle, and nothing came or ended since: one system call. What lies unread before a request
     # is sent would be taken for its answer.

@@ -8,6 +8,7 @@ from libc.errno cimport EAGAIN, errno
 from gateway._shared cimport Count
 from gateway.http._head cimport Fault, Head, head_end, parse_response
 from gateway.proxy._plane cimport Plane
+from router._booking cimport Booking
 
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void* into, size_t size, int flags)
@@ -158,6 +159,9 @@ cdef class Upstream:
         if not self.closed and self.transport is not None:
             self.transport.abort()
         return 0
+
+    cdef bint books_on(self, const Booking* booking) except -1:
+        return False        # a connection that is closed frees vLLM and its kin at once
 
     cdef bint is_flushed(self) except -1:
         return self.transport.get_write_buffer_size() == 0

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from array import array
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -38,6 +38,12 @@ class Fake:
         if body == b"raise":
             raise ValueError("a fault of the test")
         return None if body == b"none" else array("I", list(body))
+
+    def render(self, body: bytes) -> str:
+        return body.decode()
+
+    def count(self, texts: Sequence[str]) -> int:
+        return len(texts)
 
 
 ended: list[str] = []
@@ -286,6 +292,45 @@ def test_a_model_that_is_forgotten_while_it_loads_stays_forgotten() -> None:
         finally:
             gate.set()
             tokenizing.close()
+
+    uvloop.run(main())  # the loop that a worker has
+
+
+def test_a_prompt_waits_for_its_tokenizer_to_be_loaded() -> None:
+    async def main() -> None:
+        tokenizing = Tokenizing(asyncio.get_running_loop(), deadline_s=5.0)
+        gate, found = threading.Event(), []
+
+        def good() -> Fake:
+            gate.wait(10.0)
+            return Fake()
+
+        def bad() -> Fake:
+            gate.wait(10.0)
+            raise OSError("a fault of the test")
+
+        try:
+            tokenizing.load("good", good)
+            tokenizing.load("bad", bad)
+            tokenizing.load("gone", good)
+            for model in ("good", "bad", "gone", "unknown"):
+                tokenizing.render(model, b"body", lambda said, of=model: found.append((of, said)))
+            assert found == [("unknown", None)]
+            left = tokenizing.count("good", ["a"], found.append)
+            assert left is not None
+            left.cancel()
+            tokenizing.forget("gone")
+            assert found[1:] == [("gone", None)]
+            gate.set()
+            await until(lambda: len(found) == 4)
+            assert sorted(found[2:]) == [("bad", None), ("good", "body")]
+            gate.clear()
+            tokenizing.load("late", good)
+            tokenizing.render("late", b"", found.append)
+        finally:
+            gate.set()
+            tokenizing.close()
+        assert found[4:] == [None]
 
     uvloop.run(main())  # the loop that a worker has
 

@@ -4,7 +4,6 @@ that a flavour can do. What none can do is refused, in the words of the field.""
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,12 +31,15 @@ from tests.vllm.test_contract import (  # noqa: F401 - collected here
     test_chat_stream_without_usage,
     test_completions_stream,
     test_completions_with_two_prompts,
+    test_json_schema,
     test_models,
     test_not_a_json_object,
     test_one_model,
     test_several_choices,
     test_several_choices_stream,
     test_stop_word,
+    test_tool_call,
+    test_tool_call_stream,
     test_unknown_model,
 )
 
@@ -46,9 +48,8 @@ pytestmark = pytest.mark.engines
 # Which run the suite; what each model has of its own is asked of all.
 MAIN = ("vllm_model", "ensemble")
 FLAVOURS = (*MAIN, "vllm_early", "ensemble_early", "tensorrt_llm_bls", "llmapi")
-# What of the suite no flavour can do is not imported: logprobs, forced tools, JSON schemas,
-# embeddings, Anthropic's messages and OpenAI's responses; each has its line in the two tests of
-# refusals.
+# What of the suite no flavour can do is not imported: embeddings, Anthropic's messages and OpenAI's
+# responses; they have their lines in `test_other_paths`. Logprobs are the vLLM backend's alone.
 every_flavour = pytest.mark.parametrize("flavour", FLAVOURS, indirect=True, scope="module")
 
 
@@ -67,19 +68,7 @@ def flavour(request: pytest.FixtureRequest) -> str:
 def gateway(triton: Triton, tokenizer: Path) -> Iterator[Gateway]:
     rules = {flavour: {"tokenizer": str(tokenizer)} for flavour in FLAVOURS}
     with headgate_process.running([f"triton={triton.url}"], models=rules) as gateway:
-        wait_for_tokenizers(gateway)
         yield gateway
-
-
-def wait_for_tokenizers(gateway: Gateway) -> None:
-    """The gateway is ready before it has read them, and says so."""
-    limit_s = time.monotonic() + 30
-    for flavour in FLAVOURS:
-        body = {"model": flavour, "messages": MESSAGES, "max_tokens": 1}
-        url = f"{gateway.url}/v1/chat/completions"
-        while httpx.post(url, json=body, timeout=TIMEOUT_S).status_code == 503:
-            assert time.monotonic() < limit_s
-            time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -97,21 +86,14 @@ def ask_the_flavour(flavour: str, monkeypatch: pytest.MonkeyPatch) -> None:
 REFUSALS: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "temperature": ("chat/completions", {"messages": MESSAGES, "temperature": -1}, "temperature"),
     "max_tokens": ("chat/completions", {"messages": MESSAGES, "max_tokens": 0}, "max_tokens"),
-    "logprobs": ("chat/completions", {"messages": MESSAGES, "logprobs": True}, "logprobs"),
-    "forced_tool": (
+    "tool": (
         "chat/completions",
-        {"messages": MESSAGES, "tools": WEATHER, "tool_choice": GET_WEATHER},
+        {"messages": MESSAGES, "tools": WEATHER, "tool_choice": {"type": "function"}},
         "tool_choice",
     ),
-    "json": (
+    "format": (
         "chat/completions",
-        {
-            "messages": MESSAGES,
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": "weather", "schema": CITY_AND_SUN},
-            },
-        },
+        {"messages": MESSAGES, "response_format": {"type": "yaml"}},
         "response_format",
     ),
     "token_ids": ("completions", {"prompt": [1, 2, 3]}, "prompt"),
@@ -129,6 +111,56 @@ def test_refused(
     error = answer.json()["error"]
     assert error["param"] == field
     assert error["message"]
+
+
+# What only some flavours do; all others refuse it.
+LOGPROBS = {"messages": MESSAGES, "logprobs": True}
+SCHEMA = {
+    "messages": MESSAGES,
+    "response_format": {
+        "type": "json_schema",
+        "json_schema": {"name": "weather", "schema": CITY_AND_SUN},
+    },
+}
+FORCED = {"messages": MESSAGES, "tools": WEATHER, "tool_choice": GET_WEATHER}
+ABLE = {
+    "logprobs": (LOGPROBS, ("vllm_model",)),
+    "response_format": (SCHEMA, ("vllm_model", "ensemble", "tensorrt_llm_bls")),
+    "tool_choice": (FORCED, ("vllm_model", "ensemble", "tensorrt_llm_bls")),
+}
+
+
+@every_flavour
+@pytest.mark.parametrize("field", ABLE)
+def test_some_flavours_can(base_url: str, flavour: str, field: str) -> None:
+    body, able = ABLE[field]
+    url = f"{base_url}/v1/chat/completions"
+    answer = httpx.post(url, json={"model": flavour, **body}, timeout=TIMEOUT_S)
+    if flavour in able:
+        assert answer.status_code == 200, answer.text
+    else:
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["error"]["param"] == field
+
+
+@pytest.mark.parametrize("flavour", ["vllm_model"], indirect=True, scope="module")
+def test_logprobs(client: openai.OpenAI) -> None:
+    suite.test_logprobs(client)
+    suite.test_completions_logprobs(client)
+
+
+@pytest.mark.parametrize("flavour", ["vllm_model"], indirect=True, scope="module")
+def test_logprobs_of_a_stream(client: openai.OpenAI) -> None:
+    """Those of every token, each with the event that has its text or with a later one."""
+    text, told = "", []
+    with client.chat.completions.create(
+        messages=MESSAGES, max_tokens=9, stream=True, logprobs=True, **suite.GREEDY
+    ) as stream:
+        for choice in (choice for chunk in stream for choice in chunk.choices):
+            text += choice.delta.content or ""
+            told += (choice.logprobs and choice.logprobs.content) or []
+    assert len(told) == 9
+    assert "".join(one.token for one in told) == text
 
 
 @pytest.mark.parametrize("path", ["messages", "responses", "embeddings"])

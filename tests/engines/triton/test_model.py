@@ -22,7 +22,7 @@ DECOUPLED = {"model_transaction_policy": {"decoupled": True}}
 
 
 @pytest.mark.parametrize(
-    ("given", "flavour", "streams", "abandons", "batched"),
+    ("given", "flavour", "streams", "cancels", "batched"),
     [
         (
             config("a", ["text_input", "stream", "sampling_parameters"], **DECOUPLED),
@@ -55,15 +55,15 @@ DECOUPLED = {"model_transaction_policy": {"decoupled": True}}
     ],
 )
 def test_flavour_is_told_by_the_inputs(
-    given: dict[str, Any], flavour: Flavour, streams: bool, abandons: bool, batched: bool
+    given: dict[str, Any], flavour: Flavour, streams: bool, cancels: bool, batched: bool
 ) -> None:
     model = read_model(given)
 
     assert model is not None
-    assert (model.flavour, model.streams, model.abandons, model.batched) == (
+    assert (model.flavour, model.streams, model.cancels, model.batched) == (
         flavour,
         streams,
-        abandons,
+        cancels,
         batched,
     )
     assert model.inputs["text_input"] == "BYTES"

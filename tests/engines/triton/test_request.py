@@ -4,6 +4,7 @@ import json
 import struct
 from typing import Any
 
+import msgspec
 import pytest
 
 from engines.triton import _wire
@@ -21,13 +22,15 @@ MODELS = {
             **COMMON,
             "sampling_parameters": "BYTES",
             "exclude_input_in_output": "BOOL",
+            "return_finish_reason": "BOOL",
+            "return_logprobs": "BOOL",
             "return_num_output_tokens": "BOOL",
         },
         frozenset(("text_output",)),
         batched=False,
         streams=True,
         is_cumulative=False,
-        abandons=True,
+        cancels=True,
     ),
     Flavour.TENSORRT_LLM: TritonModel(
         "m",
@@ -44,7 +47,7 @@ MODELS = {
         batched=True,
         streams=True,
         is_cumulative=False,
-        abandons=False,
+        cancels=False,
     ),
     Flavour.LLMAPI: TritonModel(
         "m",
@@ -60,7 +63,7 @@ MODELS = {
         batched=False,
         streams=True,
         is_cumulative=False,
-        abandons=True,
+        cancels=True,
     ),
 }
 
@@ -151,6 +154,10 @@ def test_no_temperature_is_the_likeliest_token() -> None:
         ({"prompt": []}, "prompt"),
         ({"stream": "yes"}, "stream"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "yaml"}}, "response_format"),
+        ({"response_format": "json_object"}, "response_format"),
+        ({"structured_outputs": {"regex": "a+"}}, "structured_outputs"),
+        ({"guided_json": {}}, "guided_json"),
     ],
 )
 def test_what_cannot_be_done_is_named(fields: dict[str, Any], field: str) -> None:
@@ -189,8 +196,100 @@ def test_other_paths_and_bodies_are_refused() -> None:
             read_request(TEXT, body, model)
 
 
-def test_a_chat_names_its_tools_choice() -> None:
-    tools = [{"type": "function", "function": {"name": "f"}}]
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": SCHEMA}}]
+BY_SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+GUIDED = msgspec.structs.replace(
+    MODELS[Flavour.TENSORRT_LLM],
+    inputs={
+        **MODELS[Flavour.TENSORRT_LLM].inputs,
+        "guided_decoding_guide_type": "BYTES",
+        "guided_decoding_guide": "BYTES",
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("fields", "outputs", "kind", "guide"),
+    [
+        ({"response_format": {"type": "json_object"}}, {"json_object": True}, "json", None),
+        ({"response_format": BY_SCHEMA}, {"json": SCHEMA}, "json_schema", SCHEMA),
+        ({"structured_outputs": {"json": SCHEMA}}, {"json": SCHEMA}, "json_schema", SCHEMA),
+        ({"structured_outputs": {"regex": "a+"}}, {"regex": "a+"}, "regex", "a+"),
+        ({"structured_outputs": {"choice": ["a", "b"]}}, {"choice": ["a", "b"]}, None, None),
+        (
+            {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "weather"}}},
+            {"json": SCHEMA},
+            "json_schema",
+            SCHEMA,
+        ),
+        ({"tools": TOOLS, "tool_choice": "required"}, {"json": SCHEMA}, "json_schema", SCHEMA),
+    ],
+)
+def test_a_guide_reaches_the_model(
+    fields: dict[str, Any], outputs: dict[str, Any], kind: str | None, guide: Any
+) -> None:
+    chat = {"messages": [], **fields}
+    _, _, sent = inputs(read(Flavour.VLLM, CHAT, **chat))["sampling_parameters"]
+    assert json.loads(json.loads(sent[4:])["structured_outputs"]) == outputs
+    if kind is None:
+        with pytest.raises(RefusedError, match="no input for what structured_outputs asks"):
+            read_request(CHAT, json.dumps(chat).encode(), GUIDED)
+        return
+    seen = inputs(read_request(CHAT, json.dumps(chat).encode(), GUIDED))
+    assert seen["guided_decoding_guide_type"] == ("BYTES", (1, 1), text(kind))
+    if guide is None:
+        assert "guided_decoding_guide" not in seen
+    else:
+        said = seen["guided_decoding_guide"][2][4:].decode()
+        assert said == guide if isinstance(guide, str) else json.loads(said) == guide
+
+
+@pytest.mark.parametrize(
+    ("tools", "choice"),
+    [
+        (TOOLS, {"type": "function", "function": {"name": "time"}}),
+        (TOOLS, {"type": "function"}),
+        (TOOLS, "always"),
+        ([], "required"),
+        ([*TOOLS, {"type": "function", "function": {"name": "time"}}], "required"),
+        (None, {"type": "function", "function": {"name": "weather"}}),
+    ],
+)
+def test_a_choice_of_tools_that_cannot_be_made(tools: Any, choice: Any) -> None:
     read(Flavour.VLLM, CHAT, messages=[], tools=tools, tool_choice="auto")
-    with pytest.raises(RefusedError, match="tool_choice"):
-        read(Flavour.VLLM, CHAT, messages=[], tools=tools, tool_choice="required")
+    with pytest.raises(RefusedError) as refused:
+        read(Flavour.VLLM, CHAT, messages=[], tools=tools, tool_choice=choice)
+    assert refused.value.field == "tool_choice"
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "logprobs"),
+    [
+        (TEXT, {"logprobs": 3}, 3),
+        (TEXT, {"logprobs": 0}, 0),
+        (CHAT, {"logprobs": True}, 0),
+        (CHAT, {"logprobs": True, "top_logprobs": 20}, 20),
+    ],
+)
+def test_logprobs_are_asked_for(path: str, fields: dict[str, Any], logprobs: int) -> None:
+    seen = inputs(read(Flavour.VLLM, path, messages=[], **fields))
+    assert seen["return_logprobs"][2] == b"\x01"
+    assert json.loads(seen["sampling_parameters"][2][4:])["logprobs"] == logprobs
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "field"),
+    [
+        (TEXT, {"logprobs": 21}, "logprobs"),
+        (TEXT, {"logprobs": 1, "echo": True}, "echo"),
+        (TEXT, {"logprobs": True}, "logprobs"),
+        (CHAT, {"logprobs": 1}, "logprobs"),
+        (CHAT, {"top_logprobs": 1}, "top_logprobs"),
+        (CHAT, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ],
+)
+def test_logprobs_that_cannot_be_had(path: str, fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(RefusedError) as refused:
+        read(Flavour.VLLM, path, messages=[], **fields)
+    assert refused.value.field == field

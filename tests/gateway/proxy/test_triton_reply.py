@@ -4,6 +4,7 @@ import json
 import struct
 from itertools import pairwise
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ def model(flavour=Flavour.TENSORRT_LLM, is_cumulative=False):
     inputs = {"text_input": "BYTES", "max_tokens": "INT32"}
     return TritonModel(
         "m", flavour, inputs, frozenset(), batched=False, streams=True,
-        is_cumulative=is_cumulative, abandons=True,
+        is_cumulative=is_cumulative, cancels=True,
     )  # fmt: skip
 
 
@@ -28,7 +29,7 @@ def generation(of=None, chat=False, **fields):
     return read_request(path, json.dumps(body).encode(), of or model())
 
 
-def message(text=b"", final=False, finish=None, n_out=None):
+def message(text=b"", final=False, finish=None, n_out=None, logprobs=None):
     """A ModelStreamInferResponse as Triton writes it."""
     response = service_pb2.ModelStreamInferResponse()
     infer = response.infer_response
@@ -38,6 +39,7 @@ def message(text=b"", final=False, finish=None, n_out=None):
     for name, datatype, raw in (
         ("text_output", "BYTES", struct.pack("<I", len(text)) + text),
         ("finish_reason", "BYTES", finish and struct.pack("<I", len(finish)) + finish),
+        ("logprobs", "BYTES", logprobs and struct.pack("<I", len(logprobs)) + logprobs),
         ("num_output_tokens", "UINT32", n_out is not None and struct.pack("<I", n_out)),
     ):
         if raw:
@@ -171,3 +173,90 @@ def test_a_whole_answer_is_one_object():
     assert choice["message"] == {"role": "assistant", "content": "ü!"}
     assert choice["finish_reason"] == "length"
     assert answer["object"] == "chat.completion"
+
+
+WEATHER = {"name": "weather", "parameters": {"type": "object"}}
+TOOL = {
+    "tools": [{"type": "function", "function": WEATHER}],
+    "tool_choice": {"type": "function", "function": {"name": "weather"}},
+}
+
+
+def guided():
+    names = ("return_finish_reason", "return_logprobs")
+    inputs = {"text_input": "BYTES", "sampling_parameters": "BYTES", **dict.fromkeys(names, "BOOL")}
+    return msgspec.structs.replace(model(Flavour.VLLM), inputs=inputs)
+
+
+@pytest.mark.parametrize(("choice", "finish"), [(TOOL["tool_choice"], "stop"), ("required", "tool_calls")])
+def test_a_forced_tool_is_called_with_the_text(choice, finish):
+    asked = {**TOOL, "tool_choice": choice}
+    arguments = b'{"city": "Paris"}'
+    said = [(0, message(arguments[:5])), (0, message(arguments[5:], finish=b"stop", final=True))]
+
+    streamed = events(triton_answer(generation(guided(), chat=True, **asked), ["p"], said))
+    calls = [call for e in streamed for c in e["choices"] for call in c["delta"].get("tool_calls", ())]
+    assert [call["index"] for call in calls] == [0, 0, 0]
+    assert calls[0]["type"] == "function"
+    assert calls[0]["id"].startswith("call_")
+    assert calls[0]["function"]["name"] == "weather"
+    assert "".join(call["function"]["arguments"] for call in calls).encode() == arguments
+    assert streamed[-1]["choices"][0]["finish_reason"] == finish
+
+    whole = generation(guided(), chat=True, **asked, stream=False)
+    (answer,) = json.loads(triton_answer(whole, ["p"], said))["choices"]
+    (call,) = answer["message"]["tool_calls"]
+    assert call["function"] == {"name": "weather", "arguments": arguments.decode()}
+    assert answer["message"]["content"] is None
+    assert answer["finish_reason"] == finish
+
+
+def logprobs(*tokens):
+    """As the vLLM backend writes them: the chosen token first, then others."""
+    return json.dumps([
+        {
+            str(rank): {"logprob": -0.5 * rank, "rank": rank, "decoded_token": token}
+            for rank, token in ((2, chosen), (1, "likelier"))
+        }
+        for chosen in tokens
+    ]).encode()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_logprobs_of_a_chat(stream):
+    # Half a letter is said later, its logprobs with it or after.
+    said = [
+        (0, message(b"a", logprobs=logprobs("a"))),
+        (0, message("ß".encode()[:1], logprobs=logprobs("\ufffd"))),
+        (0, message("ß".encode()[1:], logprobs=logprobs("\ufffd"))),
+        (0, message(final=True, finish=b"stop", logprobs=b"null")),
+    ]
+    asked = generation(guided(), chat=True, logprobs=True, top_logprobs=1, stream=stream)
+    answer = triton_answer(asked, ["p"], said)
+    choices = [c for e in (events(answer) if stream else [json.loads(answer)]) for c in e["choices"]]
+    told = [one for c in choices for one in (c["logprobs"] or {"content": []})["content"]]
+    assert [one["token"] for one in told] == ["a", "\ufffd", "\ufffd"]
+    assert [one["logprob"] for one in told] == [-1.0] * 3
+    assert [[other["token"] for other in one["top_logprobs"]] for one in told] == [["likelier"]] * 3
+    assert told[0]["bytes"] == [97]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_logprobs_of_a_completion(stream):
+    said = [
+        (0, message(b"one two", logprobs=logprobs("one", " two"))),
+        (0, message(b" 3", final=True, finish=b"length", logprobs=logprobs(" 3"))),
+    ]
+    answer = triton_answer(generation(guided(), logprobs=2, stream=stream), ["p"], said)
+    choices = [c for e in (events(answer) if stream else [json.loads(answer)]) for c in e["choices"]]
+    told = [c["logprobs"] for c in choices if c["logprobs"]]
+    assert [t for one in told for t in one["tokens"]] == ["one", " two", " 3"]
+    assert [t for one in told for t in one["text_offset"]] == [0, 3, 7]
+    assert [t for one in told for t in one["token_logprobs"]] == [-1.0] * 3
+    assert told[0]["top_logprobs"][0] == {"one": -1.0, "likelier": -0.5}
+
+
+@pytest.mark.parametrize("bad", [b"[1]", b"{", b"7"])
+def test_logprobs_that_cannot_be_read(bad):
+    with pytest.raises(ValueError, match="logprobs"):
+        triton_answer(generation(guided(), logprobs=2), ["p"], [(0, message(b"x", logprobs=bad))])

@@ -152,8 +152,8 @@ def make_sequences(request, prompt: str, script: Script) -> list[Sequence]:
     guide = tensors.text(request, "guided_decoding_guide")
     sequences = []
     for index in range(count):
-        if kind == "json_schema":
-            ids = text.json_tokens(json.loads(guide))
+        if kind in ("json", "json_schema"):
+            ids = text.json_tokens(json.loads(guide or "{}"))
         else:
             ids = text.tokens(prompt, script, 0 if greedy else (seed, index))
         sequences.append(Sequence(index, ids, limit_tokens, stops))

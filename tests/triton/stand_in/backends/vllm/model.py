@@ -279,7 +279,8 @@ class Reply:
 
     def _answer(self, index: int) -> Answer:
         sampling = self._sampling
-        schema = (sampling.structured_outputs or {}).get("json")
+        outputs = sampling.structured_outputs or {}
+        schema = {} if outputs.get("json_object") else outputs.get("json")
         if schema is not None:
             schema = json.loads(schema) if isinstance(schema, str) else schema
             ids = text.json_tokens(schema)
