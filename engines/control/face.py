@@ -91,9 +91,9 @@ class Capabilities:
     unload_adapter: Able
     sleep: Able
     wake: Able
+    sleep_levels: tuple[int, ...] = ()
     cancel: Able = YES
     """Whether the engine stops work that nobody waits for any more."""
-    sleep_levels: tuple[int, ...] = ()
 
     def described(self) -> dict[str, Any]:
         """As plain data: {"load": {"yes": bool, "why": str}, ..., "sleep_levels": [...]}."""
