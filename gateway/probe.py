@@ -51,7 +51,10 @@ class Probe:
         self._contexts: dict[str, ssl.SSLContext] = {}
         # A connection of its own for each look: a kept one says nothing about the listener.
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            # Its addresses are numbers: there is no race between two families to run.
+            connector=aiohttp.TCPConnector(
+                limit=0, force_close=True, happy_eyeballs_delay=None, use_dns_cache=False
+            ),
             headers={"User-Agent": f"headgate/{VERSION}"},
             cookie_jar=aiohttp.DummyCookieJar(),
         )

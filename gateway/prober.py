@@ -109,7 +109,10 @@ class Prober:
         self._sleep_look = SleepLook()
         self._probe = Probe(config.timeout_s)
         self._scraping = Scraping(config, self._probe.context, self._on_load)
-        self._ticker = asyncio.create_task(self._tick_forever())
+        self._restless: set[int] = set()
+        """Slots of endpoints that want something at every tick."""
+        self._loop = asyncio.get_running_loop()
+        self._ticker = self._loop.call_later(TICK_S, self._tick_again)
 
     def configure(self, config: HealthConfig, overload: Overload) -> None:
         """Take other intervals and rules; states stay."""
@@ -119,6 +122,7 @@ class Prober:
         self._scraping.configure(config)
         for watch in self.watches.values():
             watch.health.rules = _rules(config)
+        self._restless.update(self.watches)
 
     def add(self, member: Member) -> None:
         """Begin to watch; the row becomes UNKNOWN."""
@@ -141,6 +145,7 @@ class Prober:
     def drain(self, member: Member) -> None:
         """No more requests for it."""
         watch = self.watches[member.slot]
+        self._restless.add(member.slot)  # it may be leaving
         self._carry_out(watch, watch.health.drain(time.monotonic()))
 
     def undrain(self, member: Member) -> None:
@@ -197,7 +202,8 @@ class Prober:
 
     async def close(self) -> None:
         """Stop everything."""
-        tasks = [self._ticker, *(w.task for w in self.watches.values() if w.task is not None)]
+        self._ticker.cancel()
+        tasks = [w.task for w in self.watches.values() if w.task is not None]
         for task in tasks:
             task.cancel()
         self._scraping.close()
@@ -365,32 +371,37 @@ class Prober:
         )
         return bool(ours["in_flight"] or load.running or load.waiting)
 
-    async def _tick_forever(self) -> None:
-        while True:
-            try:
-                self._tick()
-            except Exception:  # a bug must not stop the breaker for good
-                log.exception("the health tick failed")
-            await asyncio.sleep(TICK_S)
+    def _tick_again(self) -> None:
+        self._ticker = self._loop.call_later(TICK_S, self._tick_again)
+        try:
+            self._tick(time.monotonic())
+        except Exception:  # a bug must not stop the breaker for good
+            log.exception("the health tick failed")
 
-    def _tick(self) -> None:
-        now_s = time.monotonic()
+    def _tick(self, now_s: float) -> None:
         if now_s - self._learned_s >= LEARN_S:
             self._learned_s = now_s
             self._caches.tick()
-        troubled = {slot: dials for slot, _, dials in self._table.troubled()}
-        for watch in list(self.watches.values()):
-            slot, health = watch.member.slot, watch.health
-            # OPEN too: what a trial adds to the counts must be told from what stood there before.
-            if slot in troubled or health.state is State.OPEN or health.is_unsettled(now_s):
-                self._look(watch)
-                if health.doubts_listener:
-                    watch.nudge.set()
-            if health.state is State.READY and watch.share != (share := health.share(now_s)):
-                watch.share = share
-                self._table.set_row(slot, share=share)
-            if watch.member.leaving and self._table.load(slot)["in_flight"] == 0:
-                self._on_left(watch.member)
+        self._restless.update(self._table.troubled(self.watches))
+        for slot in list(self._restless):
+            watch = self.watches.get(slot)
+            if watch is None or not self._attend(watch, now_s):
+                self._restless.discard(slot)
+
+    def _attend(self, watch: Watch, now_s: float) -> bool:
+        """What an endpoint wants at every tick; False: nothing more, as far as is known."""
+        slot, health = watch.member.slot, watch.health
+        # OPEN too: what a trial adds to the counts must be told from what stood there before.
+        self._look(watch)
+        if health.doubts_listener:
+            watch.nudge.set()
+        if health.state is State.READY and watch.share != (share := health.share(now_s)):
+            watch.share = share
+            self._table.set_row(slot, share=share)
+        if watch.member.leaving and self._table.load(slot)["in_flight"] == 0:
+            self._on_left(watch.member)
+            return False
+        return watch.member.leaving or health.state is State.OPEN or health.is_unsettled(now_s)
 
     def _look(self, watch: Watch) -> None:
         load = self._table.load(watch.member.slot)
@@ -409,6 +420,7 @@ class Prober:
             return
         member, health = watch.member, watch.health
         now_s = time.monotonic()
+        self._restless.add(member.slot)
         self._table.set_row(member.slot, state=health.state, share=health.share(now_s))
         if transition.condemns:
             watch.asleep = False
