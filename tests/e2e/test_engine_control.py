@@ -392,8 +392,11 @@ def test_the_command_line(product, tmp_path):
         listed = await run("models", place)
         assert listed.splitlines()[2].split() == ["org/poet", "ready", "sim"]
         assert "levels 0, 1, 2" in listed
+        assert await run("ready", place, "org/poet") == f"{place}: 'org/poet' is ready\n"
         assert "level 2" in await run("sleep", place, "--level", "2")
         assert "asleep" in (await run("list")).splitlines()[1]
+        code, out, _ = await command(house, tmp_path, "ready", place, "sim")
+        assert (code, out) == (1, f"{place}: 'sim' is not ready\n")
         assert json.loads(await run("wake", place, "--json"))["changed"]
         assert "removed successfully" in await run("unload-adapter", place, "org/poet")
         code, out, err = await command(house, tmp_path, "load", place, "other")
