@@ -15,6 +15,8 @@ __all__ = ["change_repository"]
 
 # By Triton's name of a parameter.
 OPTIONS = {"unload_dependents": "dependents"}
+UNLOAD_S = 30.0
+"""Triton answers once an unload has begun; what runs there may take longer than clients wait."""
 
 
 class _Asked(msgspec.Struct):
@@ -36,19 +38,28 @@ async def change_repository(
         parameters = msgspec.json.decode(body or b"{}", type=_Asked).parameters
     except (msgspec.DecodeError, RecursionError) as error:
         return 400, _error(f"The body is not as expected: {error}")
-    if verb == "load":
-        # Of a model that is loaded Triton looks itself whether its files have changed.
-        options = {**parameters, "reload": True}
-        orders = [engines.load(member, model, options) for member in tritons]
-    else:
-        options = {OPTIONS.get(name, name): value for name, value in parameters.items()}
-        orders = [engines.unload(member, model, options) for member in tritons]
+    orders = (_order(engines, member, model, verb, parameters) for member in tritons)
     for outcome in await asyncio.gather(*orders, return_exceptions=True):
         if isinstance(outcome, ControlError):
             return _refusal(outcome)
         if isinstance(outcome, BaseException):
             raise outcome
     return 200, b""
+
+
+async def _order(
+    engines: EngineControl, member: Member, model: str, verb: str, parameters: dict[str, Any]
+) -> None:
+    if verb == "load":
+        # Of a model that is loaded Triton looks itself whether its files have changed.
+        await engines.load(member, model, {**parameters, "reload": True})
+        return
+    options = {OPTIONS.get(name, name): value for name, value in parameters.items()}
+    try:
+        await engines.unload(member, model, options, UNLOAD_S)
+    except StillRunning:
+        if model not in member.going:
+            raise
 
 
 def _refusal(error: ControlError) -> tuple[int, bytes]:

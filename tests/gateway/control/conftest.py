@@ -102,6 +102,8 @@ class TritonDouble(EngineDouble):
         """Status, and what stands in every model's configuration beside its name."""
         self.refusal = None
         """(status, error) of all orders."""
+        self.unloaded = "UNAVAILABLE"
+        """The state of what was to be unloaded."""
         self.index_refusal = None
 
     def _page(self, path):
@@ -133,7 +135,7 @@ class TritonDouble(EngineDouble):
         if self.refusal:
             return self.refusal[0], json.dumps({"error": self.refusal[1]})
         if model in self.states:
-            self.states[model] = "READY" if verb == "load" else "UNAVAILABLE"
+            self.states[model] = "READY" if verb == "load" else self.unloaded
         return 200, ""
 
     def orders(self):

@@ -106,6 +106,39 @@ def test_it_is_done_at_all_of_them(scene, name):
     scene(play, 2)
 
 
+def test_an_unload_does_not_wait_for_long_streams(scene, until, monkeypatch):
+    monkeypatch.setattr("gateway.repository.UNLOAD_S", 0.5)
+
+    async def play(house, change, tritons):
+        (triton,) = tritons
+        member = house.fleet.members[triton.url.removeprefix("http://")]
+        triton.unloaded = "UNLOADING"
+        assert await change("m", "unload") == (200, b"")
+        assert member.going == {"m"}
+        triton.states["m"] = "UNAVAILABLE"
+        await until(lambda: not member.going)
+        assert "m" not in member.models
+
+    scene(play)
+
+
+def test_who_waits_in_vain_is_told_so(scene, until, monkeypatch):
+    monkeypatch.setattr("gateway.repository.UNLOAD_S", 0.2)
+
+    async def play(house, change, tritons):
+        (triton,) = tritons
+        triton.held[SLOW] = asyncio.Event()
+        load = asyncio.create_task(change("slow"))
+        await until(lambda: asked_of(triton))
+        status, body = await change("slow", "unload")
+        assert status == 504
+        assert "ask again" in json.loads(body)["error"]
+        triton.held[SLOW].set()
+        assert await load == (200, b"")
+
+    scene(play)
+
+
 NO_CONTROL = "explicit model load / unload is not allowed if polling is enabled"
 REFUSED = {
     "broken": ({"refusal": (400, "load failed: out of memory")}, 400, "load failed: out of memory"),
