@@ -71,6 +71,11 @@ class Admin:
         status, answer = self.ask(path, {"model": model})
         return status, answer["error"]["message"]
 
+    def ready(self, model: str) -> bool:
+        status, answer = self.ask(f"/ready/{model}")
+        assert status == 200, answer
+        return bool(answer["ready"])
+
     def states(self) -> dict[str, str]:
         _, answer = self.ask("/models")
         return {one["id"]: one["state"] for one in answer["data"]}
@@ -110,6 +115,7 @@ def test_eight_callers_are_one_load_and_requests_wait_for_it(
 ) -> None:
     admin = Admin(gateway, server)
     assert admin.states()["vllm_slow"] == "unloaded"
+    assert not admin.ready("vllm_slow")
     assert complete(gateway, "vllm_slow") == 404
     with ThreadPoolExecutor(12) as pool:
         loads = [pool.submit(admin.done, "/load", "vllm_slow") for _ in range(8)]
@@ -117,6 +123,7 @@ def test_eight_callers_are_one_load_and_requests_wait_for_it(
         wait_until(lambda: "loading: vllm_slow:1" in server.log_tail(), "it is being loaded")
         statuses = [pool.submit(complete, gateway, "vllm_slow") for _ in range(4)]
         answers = [load.result() for load in loads]
+    assert admin.ready("vllm_slow")
     assert {answer["changed"] for answer in answers} == {True}
     assert sum(answer["joined"] for answer in answers) == 7
     assert [status.result() for status in statuses] == [200] * 4
