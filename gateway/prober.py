@@ -11,9 +11,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from engines.kind import AUTO
 from engines.load import EngineLoad
 from engines.profile import PROFILES
+from engines.triton.kind import TRITON
 from gateway.bus import endpoint_hash
 from gateway.caches import Caches
 from gateway.config.schema import Health as HealthConfig
@@ -60,6 +63,8 @@ class Watch:
     """What it had said the time before, and when."""
     before_s: float = -1.0e9
     models_s: float = -1.0e9
+    models_fault: str = ""
+    """Why its model list could not be read the last time."""
     resolved_s: float = -1.0e9
     last_outcome: Outcome | None = None
     last_probe: str = ""
@@ -190,15 +195,6 @@ class Prober:
         """Read its model list now."""
         watch.models_s = -1.0e9
         await self._read_models(watch, "")
-
-    async def change_repository(self, member: Member, path: str, body: bytes) -> tuple[int, bytes]:
-        """See Probe. Its models are known anew when this returns."""
-        answer = await self._probe.change_repository(member, path, body)
-        watch = self.watches.get(member.slot)
-        if watch is not None and watch.member is member:  # it may have left meanwhile
-            watch.models_s = -1.0e9
-            await self._read_models(watch, "")
-        return answer
 
     async def close(self) -> None:
         """Stop everything."""
@@ -335,9 +331,14 @@ class Prober:
         if not (decides or back or self._is_due(watch.models_s, self._config.models_interval_s)):
             return Outcome.GOOD, text
         entries, outcome, why = await self._probe.models(member)
+        fault, watch.models_fault = watch.models_fault, why if entries is None else ""
+        if entries is None:  # it stays due
+            if decides:
+                return outcome, why
+            if why != fault:
+                log.warning("%s: its models stay as they were known: %s", member.name, why)
+            return Outcome.GOOD, text
         watch.models_s = time.monotonic()
-        if entries is None:
-            return (outcome, why) if decides else (Outcome.GOOD, text)
         if self._fleet.set_models(member, entries):
             names = list(member.models or {})
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
@@ -348,6 +349,9 @@ class Prober:
     def _on_load(self, slot: int, load: EngineLoad | None) -> bool:
         """What a scrape brought. True: there is work for the engine."""
         watch, now_s = self.watches[slot], time.monotonic()
+        if load is not None and watch.member.kind == TRITON.name:
+            # No metrics page says so; its index has what is ready.
+            load = msgspec.structs.replace(load, models_ready=tuple(watch.member.models or ()))
         if watch.load is not None:
             watch.before, watch.before_s = watch.load, watch.load_s
         watch.load, watch.load_s, watch.load_fault = load, now_s, self._scraping.why(slot)
