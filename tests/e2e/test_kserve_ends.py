@@ -103,6 +103,28 @@ def test_hung_engine_is_left(play, mute, at):
     play_grpc(play, scene, hung, Engine(words), connect_s=30.0)
 
 
+async def much(call):
+    while True:
+        yield part("a", "x" * (1 << 20))
+
+
+def test_engine_that_hangs_while_the_client_does_is_left(play):
+    async def scene(house):
+        async with client(house) as channel:
+            call = channel.stream_stream(STREAM)()
+            await call.write(infer(id="a"))
+            n_bytes = -1
+            while n_bytes < house.count(Count.CLIENT_BYTES_OUT):
+                n_bytes = house.count(Count.CLIENT_BYTES_OUT)
+                await asyncio.sleep(0.2)
+            house.send(Condemn(0, 1, "it hangs", True))
+            while b"declared dead" not in await call.read():
+                pass
+        assert dispatches(house) == {"CONDEMNED": 1}
+
+    play_grpc(play, scene, Engine(much))
+
+
 # -- the client's doing
 
 
@@ -128,10 +150,6 @@ def test_client_that_leaves_frees_the_engine(play):
 
 
 def test_client_that_reads_nothing_is_left(play):
-    async def much(call):
-        while True:
-            yield part("a", "x" * (1 << 20))
-
     async def scene(house):
         async with client(house) as channel:
             call = channel.stream_stream(STREAM)()
@@ -173,15 +191,17 @@ def test_error_that_ends_a_stream_ends_what_runs_on_it(play):
 # -- the gateway's
 
 
-def test_grace_over_ends_what_runs_and_who_waits(play):
+@pytest.mark.parametrize("sequence", [0, 7], ids=["for room", "for its sequence"])
+def test_grace_over_ends_what_runs_and_who_waits(play, sequence):
     async def scene(house):
         one_at_a_time(house)
         async with client(house) as channel:
             call = channel.stream_stream(STREAM)()
-            await call.write(infer(id="a"))
+            await call.write(infer(id="a", sequence=sequence))
             assert await call.read() == part("a", "first")
-            await call.write(infer(id="b"))
-            await house.until(lambda: house.count(Count.HELD_REQUESTS))
+            await call.write(infer(id="b", sequence=sequence))
+            await house.until(lambda: house.count(Count.HELD_REQUESTS) or sequence)
+            await house.until(lambda: house.count(Count.ACCEPTED) == 2)
             house.send(Drain(0, 0.1))
             errors = b"".join([await call.read(), await call.read()])
             assert b"shut down before the response ended" in errors
