@@ -1,7 +1,6 @@
 """The gRPC port of a worker: which calls there are, and who answers them."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from engines.kserve_wire import (
 )
 from gateway._shared import Count
 from gateway.kserve.channels import Channels
-from gateway.kserve.relay import Ended, Relay, understood, within
+from gateway.kserve.relay import Ended, Relay, status_for, understood, within
 from gateway.kserve.status import code_of
 from gateway.kserve.stream import Stream
 from gateway.kserve.unary import Unary
@@ -35,8 +34,6 @@ from gateway.reasons import Reason
 from gateway.version import VERSION
 
 __all__ = ["GrpcPort"]
-
-log = logging.getLogger("headgate.grpc")
 
 NOT_HERE = (
     "SystemSharedMemoryStatus",
@@ -236,16 +233,8 @@ def _answering(call: Call) -> Callable[[bytes, Any], Awaitable[bytes]]:
     async def answer(message: bytes, context: Any) -> bytes:
         try:
             return await call(message, context)
-        except Refused as refused:
-            code, text = code_of(refused.status), str(refused)
-        except Ended as ended:
-            code, text = ended.code, ended.details
-        except grpc.aio.AioRpcError as error:
-            code, text = error.code(), error.details() or ""
-        except Exception as error:  # a bug, which must cost this call alone
-            log.exception("a call failed in the gateway")
-            code = grpc.StatusCode.INTERNAL
-            text = str(Refused(Reason.INTERNAL, type(error).__name__))
+        except Exception as error:
+            code, text = status_for(error)
         await context.abort(code, text)
         raise AssertionError
 

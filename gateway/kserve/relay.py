@@ -1,6 +1,7 @@
 """What unary calls and streams have in common: a request's account, its engine, its failures."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -12,14 +13,16 @@ from engines.kserve_wire import SERVICE, is_decoupled, renamed
 from gateway._shared import Count
 from gateway.kserve.channels import Channels
 from gateway.kserve.metadata import Metadata, forwarded, head_of
-from gateway.kserve.status import cause_of, status_of
+from gateway.kserve.status import cause_of, code_of, status_of
 from gateway.messages import Endpoint
 from gateway.proxy._errand import Errand, Refused
 from gateway.proxy._plane import Plane
 from gateway.proxy.retry import Cause
 from gateway.reasons import Reason
 
-__all__ = ["Ended", "Failed", "Relay", "understood", "within"]
+__all__ = ["Ended", "Failed", "Relay", "status_for", "understood", "within"]
+
+log = logging.getLogger("headgate.grpc")
 
 # The path as which any request is read; its model comes with the message.
 PATH = "/v2/models/model/infer"
@@ -58,6 +61,19 @@ def understood(read: Callable[..., T], message: bytes, *how: Any) -> T:
     except ValueError as error:
         text = f"not a request: {error}"
         raise Ended(grpc.StatusCode.INVALID_ARGUMENT, text) from None
+
+
+def status_for(error: Exception) -> tuple[grpc.StatusCode, str]:
+    """What the client of a request that failed so is told. An error that nobody raised for it is a
+    bug of ours, which is logged and must cost this request alone."""
+    if isinstance(error, Refused):
+        return code_of(error.status), str(error)
+    if isinstance(error, Ended):
+        return error.code, error.details
+    if isinstance(error, grpc.aio.AioRpcError):
+        return error.code(), error.details() or ""
+    log.error("a request failed in the gateway", exc_info=error)
+    return grpc.StatusCode.INTERNAL, str(Refused(Reason.INTERNAL, type(error).__name__))
 
 
 async def within(errand: Errand, seconds: float | None, ask: Callable[[], Awaitable[T]]) -> T:

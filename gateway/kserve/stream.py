@@ -30,7 +30,7 @@ from engines.kserve_wire import (
 )
 from gateway._shared import Count
 from gateway.kserve.metadata import Metadata
-from gateway.kserve.relay import Ended, Failed, Relay, understood
+from gateway.kserve.relay import Ended, Failed, Relay, status_for, understood
 from gateway.kserve.status import code_of
 from gateway.proxy._errand import Errand, Refused
 from gateway.proxy.retry import Cause
@@ -122,10 +122,10 @@ class Stream:
         """One request, from its first byte to its last response."""
         try:
             await self._answer(asked, message, turn, sequence)
-        except Refused as refused:
-            await self._fail(asked, turn, code_of(refused.status), str(refused))
-        except grpc.aio.AioRpcError as error:
-            await self._fail(asked, turn, error.code(), error.details() or "")
+        except Ended:
+            raise
+        except Exception as error:
+            await self._fail(asked, turn, *status_for(error))
         finally:
             if sequence is not None:
                 sequence.give_up()

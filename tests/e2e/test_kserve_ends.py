@@ -260,6 +260,26 @@ def test_who_waited_in_vain_is_told_otherwise_than_who_could_not_wait(play):
     play_grpc(play, scene, Engine(never), hold_s=1.0, hold_requests=1)
 
 
+def test_bug_of_ours_costs_one_request(play):
+    async def scene(house):
+        relay = house.worker._grpc._relay
+        named = relay.named
+
+        def bug(errand, model, message):
+            if id_of(message) == "b":
+                raise ValueError("a bug")
+            return named(errand, model, message)
+
+        relay.named = bug
+        found = await converse(house, *(infer(id=k) for k in "abc"))
+        assert len(found) == 7
+        assert failure("The gateway failed: ValueError", "b") in found
+        assert house.reasons() == {"internal": 1}
+        assert cancels(house) == {}
+
+    play_grpc(play, scene, Engine(words), log_errors=1)
+
+
 # -- a sequence's requests wait for one another
 
 
