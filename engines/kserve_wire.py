@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engines.kserve import Tensors, take_raw
+from engines.triton._wire import field as part
 
 __all__ = [
     "HEALTH",
@@ -69,21 +70,6 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
     raise ValueError("a number that does not end")
 
 
-def _number(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _part(number: int, value: bytes | str) -> bytes:
-    """A field that is a message, string or bytes."""
-    data = value.encode() if isinstance(value, str) else value
-    return _number(number << 3 | 2) + _number(len(data)) + data
-
-
 def _text(value: int | bytes) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
 
@@ -100,7 +86,7 @@ def read_name(message: bytes) -> tuple[str, str]:
 
 def renamed(message: bytes, name: str) -> bytes:
     """The same request for another model: of a field that stands twice the last counts."""
-    return message + _part(1, name)
+    return message + part(1, name)
 
 
 @dataclass(slots=True)
@@ -221,22 +207,22 @@ def write_flag(value: bool) -> bytes:
 
 def write_server_metadata(name: str, version: str, extensions: Iterable[str]) -> bytes:
     """A ServerMetadataResponse."""
-    return _part(1, name) + _part(2, version) + b"".join(_part(3, one) for one in extensions)
+    return part(1, name) + part(2, version) + b"".join(part(3, one) for one in extensions)
 
 
 def write_index(models: Iterable[dict[str, str]]) -> bytes:
     """A RepositoryIndexResponse of entries with name, version, state and reason."""
     names = ("name", "version", "state", "reason")
     return b"".join(
-        _part(1, b"".join(_part(n, one[k]) for n, k in enumerate(names, 1) if one.get(k)))
+        part(1, b"".join(part(n, one[k]) for n, k in enumerate(names, 1) if one.get(k)))
         for one in models
     )
 
 
 def write_stream_error(message: str, request_id: str) -> bytes:
     """A ModelStreamInferResponse that says that a request failed."""
-    inner = _part(3, request_id) if request_id else b""
-    return _part(1, message) + _part(2, inner)
+    inner = part(3, request_id) if request_id else b""
+    return part(1, message) + part(2, inner)
 
 
 def read_stream_error(message: bytes) -> str:

@@ -205,9 +205,10 @@ def varint(unsigned long long number):
     return bytes(out)
 
 
-def field(int number, bytes content):
-    """A length-delimited field."""
-    return varint(number << 3 | LENGTH) + varint(len(content)) + content
+def field(int number, content):
+    """A length-delimited field: a message, bytes, or a str."""
+    cdef bytes data = content.encode() if isinstance(content, str) else content
+    return varint(number << 3 | LENGTH) + varint(len(data)) + data
 
 
 # How an item of each datatype lies in a tensor's raw contents; BYTES has a length before it.

@@ -16,6 +16,8 @@ KEEPALIVE_MS = 310_000
 # An engine that is back shall be used at once: the probes say when it is.
 RECONNECT_MS = 100
 MAX_RECONNECT_MS = 1000
+# One attempt at a connection, with TLS and the first words of HTTP/2.
+CONNECT_MS = 5000
 # For what runs at an endpoint that has left the fleet or has changed.
 LONG_S = 3600.0
 
@@ -32,7 +34,8 @@ class Channels:
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),
             ("grpc.keepalive_permit_without_calls", 0),
             ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS),
-            ("grpc.min_reconnect_backoff_ms", RECONNECT_MS),
+            # In spite of its name.
+            ("grpc.min_reconnect_backoff_ms", CONNECT_MS),
             ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_MS),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.enable_retries", 0),

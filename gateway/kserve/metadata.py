@@ -38,12 +38,14 @@ def _goes_on(name: str) -> bool:
 
 
 def head_of(method: str, path: str, metadata: Metadata) -> bytes:
-    """What the call would be in HTTP/1.1: a head that the data path's own readers read."""
+    """What the call would be in HTTP/1.1: a head that the data path's own readers read. They refuse
+    one with values that gRPC's clients do not send: a line's end would be one elsewhere too."""
     lines = [f"{method} {path} HTTP/1.1", "host: grpc"]
     for name, value in metadata:
         if isinstance(value, str) and _goes_on(name) and not name.endswith("-bin"):
-            lines.append(f"{name}: {value}")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
+            line = f"{name}: {value}"
+            lines.append(line if line.isascii() and line.isprintable() else "\0")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
 def forwarded(

@@ -1,10 +1,10 @@
 """The gRPC port of a worker: which calls there are, and who answers them."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import msgspec
@@ -22,7 +22,7 @@ from engines.kserve_wire import (
 )
 from gateway._shared import Count
 from gateway.kserve.channels import Channels
-from gateway.kserve.relay import Ended, Relay
+from gateway.kserve.relay import Ended, Relay, status_for, understood, within
 from gateway.kserve.status import code_of
 from gateway.kserve.stream import Stream
 from gateway.kserve.unary import Unary
@@ -34,8 +34,6 @@ from gateway.reasons import Reason
 from gateway.version import VERSION
 
 __all__ = ["GrpcPort"]
-
-log = logging.getLogger("headgate.grpc")
 
 NOT_HERE = (
     "SystemSharedMemoryStatus",
@@ -145,7 +143,7 @@ class GrpcPort(grpc.GenericRpcHandler):  # type: ignore[misc]
         return write_flag(native_is_ready(self._plane))
 
     async def _check(self, message: bytes, _: Any) -> bytes:
-        service, _ = read_name(message)
+        service, _ = understood(read_name, message)
         if service not in ("", SERVICE.strip("/")):
             raise Ended(grpc.StatusCode.NOT_FOUND, "unknown service")
         return SERVING if native_is_ready(self._plane) else NOT_SERVING
@@ -169,7 +167,7 @@ class GrpcPort(grpc.GenericRpcHandler):  # type: ignore[misc]
     # -- models
 
     async def _model_ready(self, message: bytes, context: Any) -> bytes:
-        name, _ = read_name(message)
+        name, _ = understood(read_name, message)
         async with self._relay.errand(context, SERVICE + "ModelReady", SERVER_PATH) as (one, _):
             one.end(Count.COMPLETED, 200)
             return write_flag(model_is_ready(self._plane, name.encode(), one.allowed))
@@ -189,7 +187,7 @@ class GrpcPort(grpc.GenericRpcHandler):  # type: ignore[misc]
     # -- the repository
 
     async def _index(self, message: bytes, context: Any) -> bytes:
-        only_ready = read_flag(message, 2)
+        only_ready = understood(read_flag, message, 2)
         async with self._relay.errand(context, SERVICE + "RepositoryIndex", SERVER_PATH) as (
             one,
             _,
@@ -205,17 +203,20 @@ class GrpcPort(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     async def _change(self, verb: str, message: bytes, context: Any) -> bytes:
         """The control process does it, at every engine, if it likes the token."""
-        model, parameters = read_repository_request(message)
+        model, parameters = understood(read_repository_request, message)
+        target = f"/v2/repository/models/{quote(model, safe='')}/{verb}"
         method = f"{SERVICE}RepositoryModel{verb.capitalize()}"
         async with self._relay.errand(context, method, HEALTH_PATH) as (one, metadata):
             token = str(dict(metadata).get("authorization", ""))
-            assert self._plane.change_repository is not None
+            change = self._plane.change_repository
+            assert change is not None
+            asked = (
+                target.encode(),
+                f"authorization: {token}\r\n".encode(),
+                msgspec.json.encode({"parameters": parameters}),
+            )
             try:
-                status, text = await self._plane.change_repository(
-                    f"/v2/repository/models/{model}/{verb}".encode(),
-                    f"authorization: {token}\r\n".encode(),
-                    msgspec.json.encode({"parameters": parameters}),
-                )
+                status, text = await within(one, None, lambda: change(*asked))
             except OSError:
                 raise Refused(Reason.NO_ENDPOINT, "the control process does not answer") from None
             if status == 403:
@@ -232,14 +233,8 @@ def _answering(call: Call) -> Callable[[bytes, Any], Awaitable[bytes]]:
     async def answer(message: bytes, context: Any) -> bytes:
         try:
             return await call(message, context)
-        except Refused as refused:
-            code, text = code_of(refused.status), str(refused)
-        except Ended as ended:
-            code, text = ended.code, ended.details
-        except ValueError as error:
-            code, text = grpc.StatusCode.INVALID_ARGUMENT, f"not a request: {error}"
-        except grpc.aio.AioRpcError as error:
-            code, text = error.code(), error.details() or ""
+        except Exception as error:
+            code, text = status_for(error)
         await context.abort(code, text)
         raise AssertionError
 

@@ -1,6 +1,7 @@
 """What unary calls and streams have in common: a request's account, its engine, its failures."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -12,14 +13,16 @@ from engines.kserve_wire import SERVICE, is_decoupled, renamed
 from gateway._shared import Count
 from gateway.kserve.channels import Channels
 from gateway.kserve.metadata import Metadata, forwarded, head_of
-from gateway.kserve.status import cause_of, status_of
+from gateway.kserve.status import cause_of, code_of, status_of
 from gateway.messages import Endpoint
 from gateway.proxy._errand import Errand, Refused
 from gateway.proxy._plane import Plane
 from gateway.proxy.retry import Cause
 from gateway.reasons import Reason
 
-__all__ = ["Ended", "Failed", "Relay"]
+__all__ = ["Ended", "Failed", "Relay", "status_for", "understood", "within"]
+
+log = logging.getLogger("headgate.grpc")
 
 # The path as which any request is read; its model comes with the message.
 PATH = "/v2/models/model/infer"
@@ -41,12 +44,57 @@ class Failed(Exception):
 
 
 class Ended(Exception):
-    """The client's call ends with this status."""
+    """The client's call ends with this status. `cause`: a Count of cancels, if the client is
+    why."""
 
-    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+    def __init__(self, code: grpc.StatusCode, details: str, cause: int = 0) -> None:
         self.code = code
         self.details = details
+        self.cause = cause
         super().__init__(details)
+
+
+def understood(read: Callable[..., T], message: bytes, *how: Any) -> T:
+    """What `read` finds in a client's message. Ended: it is none."""
+    try:
+        return read(message, *how)
+    except ValueError as error:
+        text = f"not a request: {error}"
+        raise Ended(grpc.StatusCode.INVALID_ARGUMENT, text) from None
+
+
+def status_for(error: Exception) -> tuple[grpc.StatusCode, str]:
+    """What the client of a request that failed so is told. An error that nobody raised for it is a
+    bug of ours, which is logged and must cost this request alone."""
+    if isinstance(error, Refused):
+        return code_of(error.status), str(error)
+    if isinstance(error, Ended):
+        return error.code, error.details
+    if isinstance(error, grpc.aio.AioRpcError):
+        return error.code(), error.details() or ""
+    log.error("a request failed in the gateway", exc_info=error)
+    return grpc.StatusCode.INTERNAL, str(Refused(Reason.INTERNAL, type(error).__name__))
+
+
+async def within(errand: Errand, seconds: float | None, ask: Callable[[], Awaitable[T]]) -> T:
+    """`ask`, and wait for it this long at most. TimeoutError; Failed: the errand's endpoint was
+    condemned; Refused: the gateway ends the errand."""
+    _check(errand)
+    try:
+        async with asyncio.timeout(seconds) as errand.patience:
+            return await ask()
+    except TimeoutError:
+        _check(errand)
+        raise
+    finally:
+        errand.patience = None
+
+
+def _check(errand: Errand) -> None:
+    if errand.is_cut:
+        raise Refused(Reason.DRAIN_GRACE_OVER) from None
+    if errand.doom is not None:
+        raise Failed(Cause.CONDEMNED, errand.doom) from None
 
 
 class Relay:
@@ -74,14 +122,21 @@ class Relay:
             outcome = Count.FAILED if failed else Count.REFUSED
             errand.end(outcome, refused.status, refused.reason)
             raise
-        except (asyncio.CancelledError, Ended):
-            errand.end(Count.CANCELLED, 499)
+        except asyncio.CancelledError:
+            if errand.is_cut:
+                # It was about to tell its client something, which takes nothing.
+                errand.end(Count.FAILED, 503, Reason.DRAIN_GRACE_OVER)
+            errand.end(Count.CANCELLED, 499, cause=Count.CANCEL_CLIENT_GONE)
+            raise
+        except Ended as ended:
+            errand.end(Count.CANCELLED, 499, cause=ended.cause)
             raise
         except grpc.aio.AioRpcError as error:
             # The engine's own word, or the client's deadline.
             status = status_of(error.code())
-            outcome = Count.CANCELLED if status == 504 else Count.COMPLETED
-            errand.end(outcome, status)
+            if status == 504:
+                errand.end(Count.CANCELLED, status, cause=Count.CANCEL_CLIENT_GONE)
+            errand.end(Count.COMPLETED, status)
             raise
         finally:
             errand.end(Count.FAILED, 500, Reason.INTERNAL)
@@ -100,10 +155,11 @@ class Relay:
         }
 
     async def channel(self, errand: Errand) -> grpc.aio.Channel:
-        """To the errand's endpoint. Failed: there can be none."""
+        """To the errand's endpoint. Failed: there can be none. Refused."""
+        endpoint = self._endpoint(errand)
+        seconds = self.plane.settings.connect_s
         try:
-            async with asyncio.timeout(self.plane.settings.connect_s):
-                return await self.channels.connect(self._endpoint(errand))
+            return await within(errand, seconds, lambda: self.channels.connect(endpoint))
         except TimeoutError:
             raise Failed(Cause.DIAL, "no connection in time") from None
         except OSError as error:
@@ -113,19 +169,13 @@ class Relay:
         assert errand.endpoint is not None
         return errand.endpoint
 
-    async def patiently(self, errand: Errand, seconds: float, answer: Awaitable[T]) -> T:
-        """Wait for an engine's word. Failed, Refused, or the AioRpcError that is its word."""
+    async def patiently(self, errand: Errand, seconds: float, ask: Callable[[], Awaitable[T]]) -> T:
+        """`ask`, and wait for an engine's word. Failed, Refused, or the AioRpcError that is its
+        word."""
         try:
-            async with asyncio.timeout(seconds):
-                return await answer
+            return await within(errand, seconds, ask)
         except TimeoutError:
             raise Failed(Cause.TIMEOUT, f"{seconds:g}") from None
-        except asyncio.CancelledError:
-            if errand.is_cut:
-                raise Refused(Reason.DRAIN_GRACE_OVER) from None
-            if errand.doom is not None:
-                raise Failed(Cause.CONDEMNED, errand.doom) from None
-            raise
         except grpc.aio.AioRpcError as error:
             cause = cause_of(error)
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -163,18 +213,20 @@ class Relay:
 
     async def may_answer_often(self, errand: Errand) -> bool:
         """Is the errand's model decoupled: may a request of it have any number of responses, at
-        any time? An engine that does not say is taken for one whose model is."""
+        any time? An engine that does not say is taken for one whose model is. Failed, Refused."""
         endpoint = self._endpoint(errand)
         key = endpoint.slot, endpoint.generation, errand.model
         until_s, known = self._decoupled.get(key, (0.0, True))
         if time.monotonic() < until_s:
             return known
-        channel = await self.channel(errand)
-        ask = channel.unary_unary(SERVICE + "ModelConfig")
+        ask = (await self.channel(errand)).unary_unary(SERVICE + "ModelConfig")
+        message = renamed(b"", errand.model)
+        metadata = forwarded((), endpoint, errand.request_id, True)
         try:
-            answer = await ask(renamed(b"", errand.model), timeout=CONFIG_PATIENCE_S)
-            known = is_decoupled(answer)
-        except (grpc.aio.AioRpcError, ValueError):
+            known = is_decoupled(
+                await within(errand, CONFIG_PATIENCE_S, lambda: ask(message, metadata=metadata))
+            )
+        except (grpc.aio.AioRpcError, TimeoutError, ValueError):
             return True
         self._decoupled[key] = time.monotonic() + CONFIG_S, known
         return known

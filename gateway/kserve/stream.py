@@ -30,7 +30,7 @@ from engines.kserve_wire import (
 )
 from gateway._shared import Count
 from gateway.kserve.metadata import Metadata
-from gateway.kserve.relay import Ended, Failed, Relay
+from gateway.kserve.relay import Ended, Failed, Relay, status_for, understood
 from gateway.kserve.status import code_of
 from gateway.proxy._errand import Errand, Refused
 from gateway.proxy.retry import Cause
@@ -57,6 +57,7 @@ class Stream:
         self._sequences: dict[tuple[str, int | str], asyncio.Future[None]] = {}
         self._last: asyncio.Future[None] | None = None
         self._is_cut_short = False
+        self._ended: Ended | None = None
         self._ends_on_error = ("triton_grpc_error", "true") in tuple(
             context.invocation_metadata() or ()
         )
@@ -92,9 +93,9 @@ class Stream:
 
     def _begin(self, tasks: asyncio.TaskGroup, message: bytes) -> None:
         try:
-            asked = read_infer(message)
-        except ValueError as error:
-            raise Ended(grpc.StatusCode.INVALID_ARGUMENT, f"not a request: {error}") from None
+            asked = understood(read_infer, message)
+        except Ended as ended:
+            raise self._end(ended) from None
         before, self._last = self._last, asyncio.get_running_loop().create_future()
         turn = _Turn(before, self._last)
         task = tasks.create_task(self._serve(asked, message, turn, self._sequence(asked)))
@@ -120,44 +121,62 @@ class Stream:
     ) -> None:
         """One request, from its first byte to its last response."""
         try:
-            if sequence is not None:
-                await sequence.come()
-            await self._answer(asked, message, turn)
-        except Refused as refused:
-            await self._fail(asked, turn, code_of(refused.status), str(refused))
-        except grpc.aio.AioRpcError as error:
-            await self._fail(asked, turn, error.code(), error.details() or "")
+            await self._answer(asked, message, turn, sequence)
+        except Ended:
+            raise
+        except Exception as error:
+            await self._fail(asked, turn, *status_for(error))
         finally:
             if sequence is not None:
-                sequence.end()
+                sequence.give_up()
 
-    async def _answer(self, asked: Infer, message: bytes, turn: "_Turn") -> None:
+    async def _answer(
+        self, asked: Infer, message: bytes, turn: "_Turn", sequence: "_Turn | None"
+    ) -> None:
         relay = self._relay
         async with relay.errand(self._context, METHOD) as (errand, metadata):
             errand.read(asked.model.encode(), asked.tensors, len(message))
             one = _One(self, errand, relay.named(errand, asked.model, message), metadata, turn)
-            await relay.persistently(errand, one.ask, lambda: one.n_sent > 0)
-            errand.release(Count.ANSWERED)
-            await one.deliver()
+            try:
+                if sequence is not None:
+                    await sequence.come()
+                await relay.persistently(errand, one.ask, lambda: one.n_sent > 0)
+                errand.release(Count.ANSWERED)
+                await one.deliver()
+            except asyncio.CancelledError:
+                if self._ended is not None:
+                    raise self._ended from None  # by another request on the stream
+                raise
             errand.end(Count.COMPLETED, 200)
 
     async def _fail(self, asked: Infer, turn: "_Turn", code: grpc.StatusCode, details: str) -> None:
         if self._ends_on_error:
-            raise Ended(code, details)
+            raise self._end(Ended(code, details))
         if turn.is_ordered:
             await turn.come()
         await self.write(write_stream_error(details, asked.id))
+
+    def _end(self, ended: Ended) -> Ended:
+        """With this the stream ends, and all that runs on it."""
+        self._ended = self._ended or ended
+        return ended
 
     async def write(self, response: bytes) -> None:
         """Give the client a response. Ended: it takes none."""
         seconds = self._relay.plane.settings.client_stall_s
         async with self._writing:
+            if self._ended is not None:
+                raise self._ended
             try:
                 async with asyncio.timeout(seconds):
                     await self._context.write(response)
             except TimeoutError:
                 text = f"The client read nothing for {seconds:g} s."
-                raise Ended(grpc.StatusCode.CANCELLED, text) from None
+                slow = Ended(grpc.StatusCode.CANCELLED, text, Count.CANCEL_CLIENT_SLOW)
+                raise self._end(slow) from None
+            except Exception as error:  # of gRPC's library, which has several for it
+                gone = Ended(grpc.StatusCode.CANCELLED, str(error), Count.CANCEL_CLIENT_GONE)
+                raise self._end(gone) from None
 
 
 class _One:
@@ -186,13 +205,12 @@ class _One:
         call = channel.stream_stream(METHOD)(
             **relay.invocation(errand, self._stream._context, self._metadata)
         )
-        errand.interrupt = call.cancel
         try:
             settings = relay.plane.settings
             patience_s = settings.first_byte_s
-            await relay.patiently(errand, patience_s, self._send(call))
+            await relay.patiently(errand, patience_s, lambda: self._send(call))
             while True:
-                response = await relay.patiently(errand, patience_s, call.read())
+                response = await relay.patiently(errand, patience_s, call.read)
                 if response is grpc.aio.EOF:
                     break
                 await self._take(response)

@@ -5,26 +5,26 @@ from typing import Any
 from engines.kserve import Tensors
 from engines.kserve_wire import SERVICE, read_infer, read_name
 from gateway._shared import Count
-from gateway.kserve.relay import Relay
+from gateway.kserve.relay import Relay, understood
 from gateway.proxy._errand import Errand
 
 __all__ = ["Unary"]
 
 
 class Unary:
-    """Relays them. ValueError: a message that is no protobuf."""
+    """Relays them. Ended: a message that is no protobuf."""
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
 
     async def infer(self, message: bytes, context: Any) -> bytes:
         """ModelInfer."""
-        asked = read_infer(message)
+        asked = understood(read_infer, message)
         return await self._pass("ModelInfer", message, context, asked.model, asked.tensors)
 
     async def tell(self, method: str, message: bytes, context: Any) -> bytes:
         """ModelMetadata, ModelConfig, ModelStatistics: always by the same engine while it is up."""
-        model, _ = read_name(message)
+        model, _ = understood(read_name, message)
         return await self._pass(method, message, context, model, None)
 
     async def _pass(
@@ -37,12 +37,12 @@ class Unary:
 
             async def ask() -> bytes:
                 channel = await relay.channel(errand)
-                call = channel.unary_unary(SERVICE + method)(
-                    message, **relay.invocation(errand, context, metadata)
-                )
-                errand.interrupt = call.cancel
+                call = channel.unary_unary(SERVICE + method)
+                invocation = relay.invocation(errand, context, metadata)
                 patience_s = relay.plane.settings.first_byte_s
-                answer: bytes = await relay.patiently(errand, patience_s, call)
+                answer: bytes = await relay.patiently(
+                    errand, patience_s, lambda: call(message, **invocation)
+                )
                 return answer
 
             answer = await relay.persistently(errand, ask, lambda: False)

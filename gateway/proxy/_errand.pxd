@@ -5,8 +5,9 @@
                        +------- again <-------+      nothing has gone to the client
 
 It does for coroutines what an Exchange does for callbacks: the same readers, policy, queue and
-counts, but no bytes. Between `begin` and `end` it is one of the plane's sessions: who condemns an
-endpoint, or ends what runs, reaches it by `interrupt`.
+counts, but no bytes. Between `begin` and `end` it is one of the plane's sessions. Who condemns an
+endpoint, or ends what runs, leaves word of it (`doom`, `is_cut`) and ends its `patience`: whatever
+waits on its behalf does so under one, and looks for such words before and after.
 """
 
 from libc.stdint cimport int64_t
@@ -33,7 +34,8 @@ cdef class Errand(Waiter):
     cdef int64_t n_events
     cdef int failure                # why its last dispatch failed: a Reason; NONE: it had none
     cdef str failure_detail
-    cdef public object interrupt    # called without arguments: end what waits for the engine
+    cdef bint has_status            # the engine's answer to its dispatch is counted
+    cdef public object patience     # the asyncio.Timeout of what it waits for; None: for nothing
     cdef readonly str doom          # its endpoint was declared dead or hung: why
     cdef readonly bint is_cut       # the gateway ends it
     # private
@@ -43,5 +45,8 @@ cdef class Errand(Waiter):
     cdef bint _admit(self, double now_s) except -1
     cdef object _hold(self, int verdict, double now_s)
     cdef int _leave_queue(self, bint went, double now_s) except -1
-    cdef object _no_room(self)
+    cdef object _no_room(self, bint has_waited)
+    cdef object _refused(self, int reason, tuple details)
+    cdef bint _note_status(self, int status) except -1
+    cdef int _hurry(self) except -1
     cdef int _free_bytes(self) except -1

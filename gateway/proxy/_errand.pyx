@@ -127,6 +127,8 @@ cdef class Errand(Waiter):
         """Book an endpoint for it, waiting for room as long as it may. Refused."""
         cdef double now
         cdef int slot
+        if self.is_cut:
+            raise self._no_room(False)
         self.account.enter()
         now = self.account.entered_s
         slot = self._route(now)
@@ -140,17 +142,19 @@ cdef class Errand(Waiter):
         cdef double now = now_s()
         cdef double patience_s = self.attempts.patience_s(verdict, self.request)
         self.verdict = verdict
-        if patience_s <= 0:
-            raise self._no_room()
+        if patience_s <= 0 or self.is_cut:
+            raise self._no_room(False)
         turn = self._hold(verdict, now)
         self.account.leave()
         try:
-            async with asyncio.timeout(max(0.0, patience_s - self.account.held_s)):
+            async with asyncio.timeout(max(0.0, patience_s - self.account.held_s)) as patience:
+                self.patience = patience
                 await turn
         except TimeoutError:
             if not self.is_booked:
-                raise self._no_room() from None
+                raise self._no_room(True) from None
         finally:
+            self.patience = None
             self.account.enter()
             self._leave_queue(self.is_booked, self.account.entered_s)
             self.account.leave()
@@ -224,27 +228,35 @@ cdef class Errand(Waiter):
 
     cdef int expelled(self, double now) except -1:
         if self.turn is not None and not self.turn.done():
-            self.turn.set_exception(Refused(Reason.HOLD_FULL, self._queue()))
+            self.turn.set_exception(self._refused(Reason.HOLD_FULL, (self._queue(),)))
         return 0
 
     def _queue(self):
         return f"{self.plane.waiting.n} requests of {self.plane.waiting.n_bytes} bytes wait"
 
-    cdef object _no_room(self):
+    cdef object _no_room(self, bint has_waited):
+        """`has_waited`: it had its place in the queue until now."""
         cdef Waiting waiting = self.plane.waiting
-        if self.failure != NO_REASON:
-            return Refused(self.failure, self.failure_detail)
+        if self.is_cut:
+            return self._refused(Reason.DRAINING, ())
         if self.verdict != BUSY:
             reason, details = self.attempts.nobody(self.request)
-            return Refused(reason, *details)
-        if not waiting.takes(self.request.priority, self.request.body_size):
-            return Refused(Reason.HOLD_FULL, self._queue())
-        return Refused(Reason.HOLD_TIMEOUT, f"{self.plane.hold_s:g}")
+            return self._refused(reason, details)
+        if has_waited or waiting.takes(self.request.priority, self.request.body_size):
+            return self._refused(Reason.HOLD_TIMEOUT, (f"{self.plane.hold_s:g}",))
+        return self._refused(Reason.HOLD_FULL, (self._queue(),))
+
+    cdef object _refused(self, int reason, tuple details):
+        """For want of an endpoint; if it had one, by what became of it there."""
+        if self.failure != NO_REASON:
+            return Refused(self.failure, self.failure_detail)
+        return Refused(reason, *details)
 
     cdef int _book(self, int slot, double now) except -1:
         cdef Pool pool = self.plane.pools[slot]
         self.pool = pool
         self.doom = None
+        self.has_status = False
         self.attempts.went(slot)
         self.account.first_s = 0
         self.account.dispatch_s = self.account.last_s = now
@@ -264,6 +276,8 @@ cdef class Errand(Waiter):
         self.account.enter()
         outcome, self.failure = REPEATED[cause]
         self.failure_detail = detail
+        if cause == retry.Cause.STATUS:
+            self._note_status(503)
         self.release(outcome)
         slot = self.attempts.again(self.request, cause, pool, self.account.entered_s)
         if slot == GIVE_UP:
@@ -277,12 +291,22 @@ cdef class Errand(Waiter):
     # -- while it is there
 
     def answered(self, int status):
-        """The engine's response has begun or failed, with what would be this status in HTTP."""
-        self.pool.words[<int>EndpointWord.E_STATUS + status_index(status)] += 1
+        """The engine's response has begun or failed, with what would be this status in HTTP.
+        Nothing the second time."""
+        if not self._note_status(status):
+            return
         if status < 500:
             self.pool.load.begun += 1
         self._free_bytes()
         self.request.prompt.clear()
+
+    cdef bint _note_status(self, int status) except -1:
+        """Count it among the endpoint's answers. False: this dispatch has had one."""
+        if self.has_status:
+            return False
+        self.has_status = True
+        self.pool.words[<int>EndpointWord.E_STATUS + status_index(status)] += 1
+        return True
 
     cdef int _free_bytes(self) except -1:
         self.plane.counts[<int>Count.BUFFERED_BYTES] -= self.buffered
@@ -311,9 +335,8 @@ cdef class Errand(Waiter):
         self.account.bytes_out += n
         self.plane.counts[<int>Count.CLIENT_BYTES_OUT] += n
 
-    def release(self, int outcome, bint is_good=True):
-        """Settle the booking, if there is one. `outcome`: a Count of how the dispatch ended;
-        `is_good`: of one that was ANSWERED, the engine was well."""
+    def release(self, int outcome):
+        """Settle the booking, if there is one. `outcome`: a Count of how the dispatch ended."""
         cdef Pool pool = self.pool
         if self.booking.stage == <int>BookingStage.NONE:
             return
@@ -323,7 +346,7 @@ cdef class Errand(Waiter):
         self.plane.counts[outcome] += 1
         if outcome == <int>Count.ABANDONED or outcome == <int>Count.CUT:
             pool.words[<int>EndpointWord.E_ABANDONED] += 1
-        elif outcome == <int>Count.ANSWERED and is_good:
+        elif outcome == <int>Count.ANSWERED:
             pool.words[<int>EndpointWord.E_ANSWERED] += 1
             pool.load.failures_in_row = 0
             pool.load.dials_in_row = 0
@@ -340,17 +363,18 @@ cdef class Errand(Waiter):
 
     # -- its end
 
-    def end(self, int outcome, int status, int reason=NO_REASON):
+    def end(self, int outcome, int status, int reason=NO_REASON, int cause=0):
         """It is over, with one of Count's ends of a request and what would be its status in HTTP.
-        A booking that still stands is released as ABANDONED. Nothing the second time."""
+        `cause`: a Count of cancels, if its client is why. A booking that still stands is released,
+        as ABANDONED if its client is why, else as CUT. Nothing the second time."""
         if not self.account.is_open:
             return
         self.account.enter()
-        self.release(Count.ABANDONED)
+        self.release(Count.ABANDONED if cause else Count.CUT)
         self._leave_queue(False, self.account.entered_s)
         self._free_bytes()
-        if outcome == <int>Count.CANCELLED:
-            self.plane.counts[<int>Count.CANCEL_CLIENT_GONE] += 1
+        if cause:
+            self.plane.counts[cause] += 1
         if self.request.served is not None and self.n_events:
             self.request.served.words[<int>ModelWord.M_TOKENS_IN_ESTIMATED] += (
                 self.request.prompt_bytes // 4)
@@ -358,7 +382,6 @@ cdef class Errand(Waiter):
             self.request.served.demand.ended(self.n_events, -1, self.request.prompt_bytes)
         self.account.end(outcome, status, reason, self.request, self.pool,
                          self.attempts.n_dispatches, self.n_events)
-        self.interrupt = None
         self.plane.leave(self)
 
     # -- the plane's calls
@@ -369,8 +392,7 @@ cdef class Errand(Waiter):
             return
         if hung or self.n_events == 0:
             self.doom = why
-            if self.interrupt is not None:
-                self.interrupt()
+            self._hurry()
 
     def drain(self):
         """What runs may end."""
@@ -378,5 +400,9 @@ cdef class Errand(Waiter):
     def cut(self):
         """The grace is over."""
         self.is_cut = True
-        if self.interrupt is not None:
-            self.interrupt()
+        self._hurry()
+
+    cdef int _hurry(self) except -1:
+        if self.patience is not None and not self.patience.expired():
+            self.patience.reschedule(self.plane.loop.time())
+        return 0

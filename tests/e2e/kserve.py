@@ -56,6 +56,11 @@ def part(id: str, text: str = "") -> bytes:
     return message((2, message((1, "m"), (3, id), (6, text))))
 
 
+def id_of(request: bytes) -> str:
+    """The id of a request that `infer` wrote: a letter from a to h."""
+    return next((k for k in "abcdefgh" if message((3, k)) in request), "")
+
+
 def failure(text: str, id: str = "") -> bytes:
     return message((1, text), (2, message((3, id)) if id else b""))
 
@@ -95,7 +100,11 @@ class Engine:
         self._decoupled = decoupled
         self.port = 0
         self.grpc_port = 0
+        self.is_silent = False
+        """It tells nothing of its models."""
         self.calls: list[Call] = []
+        self.configs: list[Call] = []
+        """Questions for its model's config; these are not among `calls`."""
         self.under_way = 0
         self.most = 0
         self.cancelled = 0
@@ -116,7 +125,7 @@ class Engine:
     def note(self, method: str, request: bytes, context: Any) -> Call:
         metadata = dict(context.invocation_metadata())
         call = Call(method, request, metadata, context.time_remaining(), context)
-        self.calls.append(call)
+        (self.configs if method == "ModelConfig" else self.calls).append(call)
         return call
 
     @contextlib.contextmanager
@@ -132,10 +141,13 @@ class Engine:
             self.under_way -= 1
 
     async def unary(self, method: str, request: bytes, context: Any) -> bytes:
+        call = self.note(method, request, context)
         if method == "ModelConfig":
+            if self.is_silent:
+                await asyncio.sleep(60)
             return config(self._decoupled)
         with self.working():
-            answer = self._answer(self.note(method, request, context))
+            answer = self._answer(call)
             return await answer if inspect.isawaitable(answer) else answer
 
     async def stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
@@ -158,6 +170,24 @@ class _Handler(grpc.GenericRpcHandler):
             return await self._engine.unary(method, request, context)
 
         return grpc.unary_unary_rpc_method_handler(unary)
+
+
+async def words(call: Call) -> AsyncIterator[bytes]:
+    """Three responses."""
+    for word in ("one", "two", "three"):
+        yield part(id_of(call.request), word)
+
+
+async def never(call: Call) -> AsyncIterator[bytes]:
+    """One response, and no end."""
+    yield part(id_of(call.request), "first")
+    await asyncio.sleep(60)
+
+
+def play_grpc(play: Any, scene: Any, *engines: Any, **options: Any) -> None:
+    """The fixture's `play`, with a gRPC port and the model `m` at all engines."""
+    options.setdefault("models", {"m": list(range(len(engines)))})
+    play(scene, *engines, **{"grpc": True, **options})
 
 
 @contextlib.asynccontextmanager

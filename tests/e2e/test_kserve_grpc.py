@@ -4,13 +4,16 @@ With a real Triton and its own clients: tests/triton.
 """
 
 import asyncio
+import struct
 
 import grpc
+import hpack
 import pytest
 import trustme
 
+from engines.kserve import read_repository_path
 from gateway._shared import Count
-from gateway.messages import Condemn, Drain
+from gateway.messages import Drain
 from router import State
 from tests.e2e.kserve import (
     SERVICE,
@@ -19,34 +22,14 @@ from tests.e2e.kserve import (
     client,
     converse,
     failure,
+    id_of,
     infer,
     message,
     part,
+    play_grpc,
     status_of,
+    words,
 )
-
-MODELS = {"m": [0]}
-ID_FIELD = 3
-
-
-def id_of(request):
-    return next((k for k in "abcdefgh" if message((ID_FIELD, k)) in request), "")
-
-
-async def words(call):
-    """Three responses."""
-    for word in ("one", "two", "three"):
-        yield part(id_of(call.request), word)
-
-
-async def never(call):
-    yield part(id_of(call.request), "first")
-    await asyncio.sleep(60)
-
-
-def play_grpc(play, scene, *engines, **options):
-    options.setdefault("models", {"m": list(range(len(engines)))})
-    play(scene, *engines, **{"grpc": True, **options})
 
 
 def test_unary_passes_unchanged(play):
@@ -87,11 +70,14 @@ def test_what_is_not_for_engines_stays_here(play, name):
 
 
 def test_engine_gets_its_own_key_and_not_the_clients(play):
-    engine = Engine(lambda call: b"")
+    engine = Engine(words)
 
     async def scene(house):
-        await ask(house, "ModelInfer", infer(), metadata=(("authorization", "Bearer k"),))
-        assert engine.calls[0].metadata["authorization"] == "Bearer e"
+        metadata = (("authorization", "Bearer k"),)
+        await converse(house, infer(), metadata=metadata)
+        for call in (*engine.calls, *engine.configs):
+            assert call.metadata["authorization"] == "Bearer e"
+        assert (len(engine.calls), len(engine.configs)) == (1, 1)
 
     play_grpc(play, scene, engine, keys={"k": {}}, endpoints={0: {"api_key": "e"}})
 
@@ -219,6 +205,89 @@ def test_repository_wants_the_admin(play, method):
         assert asked[1] == (b"/v2/repository/models/m/" + verb, b'{"parameters":{}}')
 
     play_grpc(play, scene, Engine(lambda call: b""))
+
+
+NAMES = ["a b", "x HTTP/1.1\r\nHost: a\r\n\r\nGET /metrics", "a/../b", "what?", "ü", ""]
+
+
+@pytest.mark.parametrize("model", NAMES)
+def test_repository_is_asked_for_one_model_whatever_its_name(play, model):
+    asked = []
+
+    async def change(target, lines, body):
+        asked.append(target.decode())
+        return 200, b""
+
+    async def scene(house):
+        house.worker.plane.change_repository = change
+        await ask(house, "RepositoryModelLoad", message((2, model)))
+        (target,) = asked
+        assert target.split() == [target]
+        assert read_repository_path(target) == ((model, "load") if model else None)
+
+    play_grpc(play, scene, Engine(lambda call: b""))
+
+
+async def ask_by_hand(house, method, *metadata):
+    """The grpc-status of a call whose metadata need not be what gRPC's own library would send."""
+
+    def frame(kind, flags, stream, payload=b""):
+        return (
+            struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
+        )
+
+    host, _, port = house.grpc_address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    pseudo = ((":method", "POST"), (":scheme", "http"), (":path", SERVICE + method))
+    usual = ((":authority", "x"), ("te", "trailers"), ("content-type", "application/grpc"))
+    head = hpack.Encoder().encode([*pseudo, *usual, *metadata])
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0))
+    writer.write(frame(1, 4, 1, head) + frame(0, 1, 1, bytes(5)))
+    decoder, found = hpack.Decoder(), {}
+    while "grpc-status" not in found:
+        prefix = await reader.readexactly(9)
+        payload = await reader.readexactly(int.from_bytes(prefix[:3]))
+        if prefix[3] == 1:
+            found |= dict(decoder.decode(payload))
+    writer.close()
+    await writer.wait_closed()
+    return found["grpc-status"]
+
+
+def test_metadata_is_no_place_for_further_lines(play):
+    asked = []
+
+    async def change(target, lines, body):
+        asked.append(lines)
+        return 200, b""
+
+    async def scene(house):
+        house.worker.plane.change_repository = change
+        for value in (
+            "Bearer t",
+            "Bearer t\r\nX: 1",
+            "Bearer t\r\n\r\nGET / HTTP/1.1",
+            "a\0b",
+            "\xff",
+        ):
+            found = await ask_by_hand(house, "RepositoryModelLoad", ("authorization", value))
+            assert found == ("0" if value == "Bearer t" else "3")
+        assert asked == [b"authorization: Bearer t\r\n"]
+
+    play_grpc(play, scene, Engine(lambda call: b""))
+
+
+def test_bug_of_ours_is_not_the_clients(play):
+    async def change(target, lines, body):
+        raise ValueError("a bug")
+
+    async def scene(house):
+        house.worker.plane.change_repository = change
+        found = await status_of(ask(house, "RepositoryModelLoad", message((2, "m"))))
+        assert found == ("INTERNAL", "The gateway failed: ValueError")
+        assert house.reasons() == {"internal": 1}
+
+    play_grpc(play, scene, Engine(lambda call: b""), log_errors=1)
 
 
 @pytest.mark.parametrize("method", ["TraceSetting", "LogSettings", "CudaSharedMemoryStatus"])
@@ -349,26 +418,6 @@ def test_failed_request_in_a_stream(play, ends):
     play_grpc(play, scene, Engine(words))
 
 
-def test_client_that_leaves_frees_the_engine(play):
-    engine = Engine(never)
-
-    async def scene(house):
-        async with client(house) as channel:
-            call = channel.stream_stream(SERVICE + "ModelStreamInfer")()
-            await call.write(infer(id="a"))
-            await call.write(infer(id="b"))
-            assert {await call.read(), await call.read()} == {
-                part("a", "first"),
-                part("b", "first"),
-            }
-            call.cancel()
-            await house.until(lambda: engine.cancelled == 2)
-        await house.until(lambda: house.count(Count.CANCELLED) == 2)
-        assert house.count(Count.ABANDONED) == 2
-
-    play_grpc(play, scene, engine)
-
-
 def test_full_engine_is_waited_for(play):
     async def slow(call):
         await asyncio.sleep(0.05)
@@ -383,26 +432,6 @@ def test_full_engine_is_waited_for(play):
         assert engine.most == 1
 
     play_grpc(play, scene, engine)
-
-
-def test_hung_engine_is_left(play):
-    async def hangs(call):
-        await asyncio.sleep(60)
-        yield b""
-
-    hung, well = Engine(hangs), Engine(words)
-
-    async def scene(house):
-        house.state(1, State.OPEN)
-        answer = asyncio.create_task(converse(house, infer(id="a")))
-        await house.until(lambda: hung.under_way)
-        house.state(0, State.OPEN)
-        house.state(1, State.READY)
-        house.send(Condemn(0, 1, "it hangs", True))
-        assert len(await answer) == 3
-        assert hung.cancelled == 1
-
-    play_grpc(play, scene, hung, well)
 
 
 def test_drain_lets_streams_end(play):
@@ -423,16 +452,3 @@ def test_drain_lets_streams_end(play):
         await house.drained.wait()
 
     play_grpc(play, scene, Engine(slow))
-
-
-def test_grace_over_ends_streams_with_an_error(play):
-    async def scene(house):
-        async with client(house) as channel:
-            call = channel.stream_stream(SERVICE + "ModelStreamInfer")()
-            await call.write(infer(id="a"))
-            await call.read()
-            house.send(Drain(0, 0.1))
-            assert b"shut down" in await call.read()
-        await house.drained.wait()
-
-    play_grpc(play, scene, Engine(never))
