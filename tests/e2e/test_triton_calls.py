@@ -1,0 +1,353 @@
+"""Calls to Triton that fail, are refused or left: what its client hears, and who is asked anew."""
+
+import asyncio
+
+import pytest
+
+from gateway._shared import Count
+from gateway.messages import Condemn
+from router import State
+from tests.e2e.http2 import (
+    CANCEL,
+    END,
+    END_HEAD,
+    INTERNAL,
+    NO_ERROR,
+    REFUSED,
+    Kind,
+    frame,
+    goaway,
+    number,
+)
+from tests.e2e.triton import (
+    ENSEMBLE,
+    Triton,
+    answer,
+    complete,
+    endpoints,
+    error_of,
+    greet,
+    prefixed,
+    response,
+    responses,
+    told,
+)
+
+GREETING = {0: ("Hello world", "stop")}
+FOREVER = 60
+
+
+def play_triton(play, scene, *engines, **options):
+    """The first engine is asked first."""
+
+    async def whole(house):
+        for slot in range(1, len(engines)):
+            house.state(slot, State.READY, 0.01)
+        await scene(house)
+
+    play(whole, *engines, endpoints=endpoints(*engines), **options)
+
+
+def in_flight(house, slot=0):
+    return house.shared.table.load(slot)["in_flight"]
+
+
+def first_and_then(first, then=greet):
+    """Another script for the first call of each engine."""
+
+    async def script(call):
+        n = call.link.server.calls.index(call)
+        await (first if n == 0 else then)(call)
+
+    return script
+
+
+# -- errors: of a call that has said nothing yet
+
+
+def trailers_only(status, text):
+    async def script(call):
+        call.answered = True
+        block = call.block(
+            (":status", "200"), ("grpc-status", status), ("grpc-message", text)
+        )
+        call.send(Kind.HEADERS, END_HEAD | END, block)
+
+    return script
+
+
+def http_answer(status):
+    async def script(call):
+        call.answered = True
+        call.send(Kind.HEADERS, END_HEAD | END, call.block((":status", status)))
+
+    return script
+
+
+def reset(code):
+    async def script(call):
+        call.refuse(code)
+
+    return script
+
+
+def says(*messages, status=None, text=""):
+    async def script(call):
+        call.head()
+        call.say(*messages)
+        if status is not None:
+            call.end(status, text)
+
+    return script
+
+
+# What the engine does -> what its client gets if there is no other, and whether another is asked.
+ERRORS = {
+    "invalid": (trailers_only("3", "bad%20input%3A %C3%A9%"), 400, "bad input: é%", False),
+    "not found": (trailers_only("5", "none"), 404, "none", False),
+    "exhausted": (trailers_only("8", "full"), 429, "full", True),
+    "unimplemented": (trailers_only("12", "no"), 501, "no", False),
+    "internal": (trailers_only("13", "oh"), 500, "oh", False),
+    "unavailable": (trailers_only("14", "later"), 503, "later", True),
+    "unauthenticated": (trailers_only("16", "who"), 401, "who", False),
+    "strange status": (trailers_only("abc", "what"), 500, "what", False),
+    "endless status": (trailers_only("9" * 40, "what"), 500, "what", False),
+    "known words": (trailers_only("2", "Exceeds maximum queue size"), 503, "queue size", True),
+    "HTTP 404": (http_answer("404"), 500, "the server answers HTTP 404", False),
+    "cancelled": (reset(CANCEL), 503, "the server reset the call (error 8)", True),
+    "reset": (reset(INTERNAL), 503, "the server reset the call (error 2)", True),
+    "error message": (
+        says(response(error="unexpected inference input 'x'")),
+        400,
+        "unexpected inference input 'x'",
+        False,
+    ),
+    "other error message": (says(response(error="CUDA é"), status=0), 500, "CUDA é", False),
+    "status behind no message": (says(status=13, text="died"), 500, "died", False),
+    "no protobuf": (says(prefixed(b"\xff\xff")), 500, "no ModelStreamInferResponse", False),
+    "compressed": (says(prefixed(b"abc", 1)), 500, "a compressed message", False),
+    "huge message": (says(b"\0" + number(2**31) + b"x"), 500, "a message of 2147483648", False),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", ERRORS)
+def test_error_instead_of_an_answer(play, name, stream):
+    script, status, text, _ = ERRORS[name]
+
+    async def asked(call):
+        await call.asked.wait()
+        await script(call)
+
+    engine = Triton(first_and_then(asked))
+
+    async def scene(house):
+        got = await complete(house, stream=stream)
+        told_status, told_text = error_of(got)
+        assert (told_status, got.reason) == (status, None)
+        assert text in told_text
+        assert in_flight(house) == 0
+        assert told(await complete(house)) == GREETING
+        # Whatever the server still believed to be under way was reset.
+        assert not engine.calls[0].is_open
+        assert len(engine.links) == 1
+
+    play_triton(play, scene, engine)
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_busy_is_asked_elsewhere_and_wrong_is_not(play, name):
+    script, status, _, elsewhere = ERRORS[name]
+    bad, good = Triton(script), Triton()
+
+    async def scene(house):
+        got = await complete(house)
+        assert got.status == (200 if elsewhere else status)
+        assert (len(bad.calls), len(good.calls)) == (1, elsewhere)
+
+    play_triton(play, scene, bad, good)
+
+
+# What comes behind the first text -> what ends the stream.
+LATE = {
+    "error message": (says(response(error="CUDA died")), "CUDA died"),
+    "status": (says(status=13, text="died"), "died"),
+    "status 14": (says(status=14, text="gone"), "gone"),
+    "reset": (reset(INTERNAL), "the server reset the call (error 2)"),
+    "cancelled": (reset(CANCEL), "the server reset the call (error 8)"),
+    "refused": (reset(REFUSED), "The engine closed the connection"),
+    "no protobuf": (says(prefixed(b"\xff\xff")), "no ModelStreamInferResponse"),
+    "compressed": (says(prefixed(b"abc", 1)), "a compressed message"),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", LATE)
+def test_error_in_the_middle(play, name, stream):
+    script, text = LATE[name]
+    refused = name == "refused"
+
+    async def begun(call):
+        await call.asked.wait()
+        call.head()
+        call.say(response("Hel"))
+        await asyncio.sleep(0.01)
+        call.head = lambda: None
+        await script(call)
+
+    engine, other = Triton(first_and_then(begun)), Triton()
+
+    async def scene(house):
+        got = await complete(house, stream=stream)
+        if not stream and (refused or "4" in name or "reset" in name or "cancelled" in name):
+            # Nobody has seen any of it.
+            assert told(got) == GREETING
+        else:
+            status, told_text = error_of(got)
+            assert text in told_text
+            assert status == (0 if stream else 500)
+            if stream:
+                assert b'"text":"Hel"' in got.body
+        assert in_flight(house) == in_flight(house, 1) == 0
+        assert told(await complete(house)) == GREETING
+
+    play_triton(play, scene, engine, other)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_call_that_ends_within_a_message_is_no_answer(play, stream):
+    async def script(call):
+        await call.asked.wait()
+        call.head()
+        call.say(response("Hello"), response(" world")[:-3])
+        call.end()
+
+    async def scene(house):
+        got = await complete(house, stream=stream)
+        assert error_of(got)[0] == (0 if stream else 500)
+
+    play_triton(play, scene, Triton(script))
+
+
+def test_call_that_is_answered_early_is_ended_on_both_sides(play):
+    """Else the server counts a call that is half open among those that it can have."""
+
+    async def script(call):
+        await trailers_only("3", "too long")(call)
+
+    engine = Triton(first_and_then(script), gives=False)
+
+    async def scene(house):
+        got = await complete(house, "x" * 100_000)
+        assert error_of(got) == (400, "too long")
+        await asyncio.wait_for(engine.calls[0].over.wait(), 2)
+        assert engine.calls[0].reset in (NO_ERROR, CANCEL)
+
+    play_triton(play, scene, engine)
+
+
+def test_header_blocks_of_calls_that_were_left_count(play):
+    """The table that they build is the connection's."""
+
+    async def script(call):
+        await call.asked.wait()
+        call.head()
+        if call.id == 1:
+            call.say(response("Hel"))
+            await call.over.wait()
+        else:
+            call.say(*responses("Hello", " world"))
+        fields = (("grpc-status", "0"), ("x-own", "of this connection"))
+        call.answered = True
+        call.send(Kind.HEADERS, END_HEAD | END, call.block(*fields))
+
+    engine = Triton(script)
+
+    async def scene(house):
+        wire = await begin(house, b"Hel")
+        wire.close()
+        for _ in range(2):
+            assert told(await complete(house)) == GREETING
+        assert len(engine.links) == 1
+
+    play_triton(play, scene, engine)
+
+
+# -- calls that the server has not begun: REFUSED_STREAM, GOAWAY
+
+
+async def begin(house, until, **fields):
+    """A stream of which this much was read."""
+    wire = await house.dial()
+    body = {"model": "sim", "prompt": "Hi", "stream": True, **fields}
+    from tests.e2e.conftest import request
+
+    wire.write(request("POST", "/v1/completions", body))
+    await wire.answer(until=until)
+    return wire
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("stream", [False, True])
+def test_refused_call_is_asked_anew(play, stream, n):
+    async def refuse(call):
+        call.refuse(REFUSED)
+
+    engine = Triton(first_and_then(refuse))
+
+    async def scene(house):
+        got = await complete(house, stream=stream, n=n)
+        assert told(got) == {index: GREETING[0] for index in range(n)}
+        assert len(engine.links) == 1
+        assert house.shared.table.load(0)["failures_in_row"] == 0
+
+    play_triton(play, scene, engine)
+
+
+def test_engine_that_refuses_all_is_left(play):
+    async def refuse(call):
+        call.refuse(REFUSED)
+
+    bad, good = Triton(refuse), Triton()
+
+    async def scene(house):
+        assert told(await complete(house)) == GREETING
+        assert (len(bad.calls), len(good.calls)) == (2, 1)
+
+    play_triton(play, scene, bad, good)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("stream", [False, True])
+def test_calls_behind_the_last_one_are_asked_anew(play, stream, n):
+    """GOAWAY: those before it end well, the others go over another connection."""
+    done = asyncio.Event()
+
+    async def first(call):
+        await call.asked.wait()
+        call.head()
+        call.say(response("Hel"))
+        await done.wait()
+        call.say(*responses("lo", " world"))
+        call.end()
+
+    async def then(call):
+        if len(engine.links) > 1:
+            return await greet(call)
+        if len(engine.calls) == 1 + n:
+            call.link.go_away(1)
+
+    engine = Triton(first_and_then(first, then))
+
+    async def scene(house):
+        wire = await begin(house, b"Hel")
+        got = await complete(house, stream=stream, n=n)
+        assert told(got) == {index: GREETING[0] for index in range(n)}
+        assert not engine.links[0].closed.is_set()
+        done.set()
+        rest = await wire.answer()
+        assert rest is not None
+        await asyncio.wait_for(engine.links[0].closed.wait(), 5)
+        assert (len(engine.links), len(engine.calls)) == (2, 1 + 2 * n)
+
+    play_triton(play, scene, engine)
