@@ -141,6 +141,7 @@ class Link:
         self.room = self.room_of_calls = WINDOW
         self.most_calls, self.most_frame = LAST_ID, FRAME_BYTES
         self.unacknowledged: list[dict[int, int]] = []
+        self.n_hasty = 0  # frames that only settings allow which were not acknowledged before
         self.has_settings = False
         self.takes_calls = True
         self._change = asyncio.Event()
@@ -167,6 +168,13 @@ class Link:
     def close(self) -> None:
         self.writer.close()
 
+    async def settle(self) -> None:
+        """The client knows all that it was told, and has sent what it may by now."""
+        n = len(self.pongs)
+        self.send(frame(Kind.PING, body=b"settled?"))
+        while len(self.pongs) == n:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
     async def changed(self) -> None:
         """The client has widened a window, or ended a call."""
         self._change.clear()
@@ -179,8 +187,7 @@ class Link:
         while True:
             head = await reader.readexactly(9)
             body = await reader.readexactly(int.from_bytes(head[:3], "big"))
-            if len(body) > self.most_frame:
-                self.fault(f"a frame of {len(body)} bytes")
+            self._check_size(len(body))
             if not self.has_settings and head[3] != Kind.SETTINGS:
                 self.fault("it does not begin with SETTINGS")
             self._take(head[3], head[4], int.from_bytes(head[5:], "big"), body)
@@ -192,6 +199,13 @@ class Link:
 
     def fault(self, text: str) -> None:
         self.server.faults.append(text)
+
+    def _check_size(self, n: int) -> None:
+        sizes = [values.get(MOST_FRAME, 0) for values in self.unacknowledged]
+        if n > max(self.most_frame, *sizes, 0):
+            self.fault(f"a frame of {n} bytes")
+        elif n > self.most_frame:
+            self.n_hasty += 1
 
     def _take(self, kind: int, flags: int, id: int, body: bytes) -> None:
         if kind == Kind.HEADERS:
@@ -238,6 +252,11 @@ class Link:
         for call in self.calls.values():
             call.allowed += grown
 
+    def _coming(self) -> int:
+        """What settings that are not acknowledged yet may add to each call's window."""
+        windows = [values[CALL_WINDOW] for values in self.unacknowledged if CALL_WINDOW in values]
+        return max(windows, default=self.call_window) - min(self.call_window, *windows, LAST_ID)
+
     def _on_widened(self, whose: "Link | Call", id: int, body: bytes) -> None:
         self.widened.append((id, int.from_bytes(body, "big")))
         whose.room += self.widened[-1][1]
@@ -260,8 +279,10 @@ class Link:
         call.body += body
         call.allowed -= len(body)
         self.allowed -= len(body)
-        if body and min(call.allowed, self.allowed) < 0:
+        if body and (self.allowed < 0 or call.allowed + self._coming() < 0):
             self.fault(f"more than its windows: {call.allowed}, {self.allowed}")
+        elif body and call.allowed < 0:
+            self.n_hasty += 1
         if self.server.gives and body:
             self.widen(0, len(body))
             self.widen(call.id, len(body))

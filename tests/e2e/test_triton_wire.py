@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import trustme
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway._shared import Count
@@ -29,6 +29,7 @@ from tests.e2e.triton import (
     complete,
     endpoints,
     error_of,
+    play_triton,
     prefixed,
     prompt_of,
     response,
@@ -38,10 +39,6 @@ from tests.e2e.triton import (
 
 TEXTS = ("Hello", " wörld", " \U0001f600!")
 WHOLE = {0: ("".join(TEXTS), "stop")}
-
-
-def play_triton(play, scene, *engines, **options):
-    play(scene, *engines, endpoints=endpoints(*engines), **options)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -241,7 +238,7 @@ class Cutter:
         del call.link.send
         for piece in cut(b"".join(sent), self.bytes_cut):
             call.link.send(piece)
-            while self.house.count(Count.UPSTREAM_BYTES_IN) < call.link.n_sent:
+            while self.house.count(Count.UPSTREAM_BYTES_IN) < call.link.n_sent:  # noqa: ASYNC110
                 await asyncio.sleep(0)
         self.n_answers += 1
 
@@ -368,7 +365,6 @@ def test_half_an_answer_is_asked_elsewhere_unless_somebody_reads_it(play):
     bad, good = Triton(script), Triton()
 
     async def scene(house):
-        house.shared.table.set_row(1, share=0.01)
         assert told(await complete(house)) == {0: ("Hello world", "stop")}
         assert (len(bad.calls), len(good.calls)) == (1, 1)
 
@@ -385,12 +381,23 @@ ANYTHING = st.one_of(
 )  # fmt: skip
 
 
-def test_whatever_it_sends_the_next_request_is_served(open_house):
+PLACE = st.tuples(st.booleans(), st.integers(0, 400))
+"""A number of frames, or of bytes."""
+
+
+GO_AWAY_KEY_ERROR = pytest.mark.xfail(
+    strict=True, reason="GOAWAY drops a call that its request has cancelled by then: KeyError"
+)
+
+
+@pytest.mark.parametrize("n", [1, pytest.param(2, marks=GO_AWAY_KEY_ERROR)])
+def test_whatever_it_sends_the_next_request_is_served(open_house, n):
     """Some of an answer, changed, and then the connection's end."""
 
     @settings(max_examples=100)
-    @given(st.integers(0, 400), st.integers(0, 50), ANYTHING, st.booleans(), st.integers(1, 2))
-    def check(at, n_lost, strange, stream, n):
+    @given(PLACE, st.integers(0, 50), ANYTHING, st.booleans())
+    @example((True, 0), 0, goaway(0), False)
+    def check(place, n_lost, strange, stream):
         async def script(call):
             await call.asked.wait()
             if len(bad.links) > 1:
@@ -398,7 +405,9 @@ def test_whatever_it_sends_the_next_request_is_served(open_house):
             sent, call.link.send = [], lambda data: sent.append(data)
             answer(call, *TEXTS)
             del call.link.send
-            whole = b"".join(sent)
+            whole, (is_frame, at) = b"".join(sent), place
+            if is_frame:
+                at = len(b"".join(sent[: at % (len(sent) + 1)]))
             call.link.send(whole[:at] + strange + whole[at + n_lost :])
             call.link.close()
 

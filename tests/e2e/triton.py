@@ -1,10 +1,10 @@
 """A scripted Triton: HTTP for probes, and beside it a gRPC port that does as a test says.
 
-    async def script(call):
-        await call.asked.wait()
-        answer(call, "Hello")
+async def script(call):
+    await call.asked.wait()
+    answer(call, "Hello")
 
-    engine = Triton(script)
+engine = Triton(script)
 """
 
 import asyncio
@@ -18,7 +18,8 @@ from typing import Any
 from tritonclient.grpc import service_pb2
 
 from engines.triton.model import read_model
-from tests.e2e.conftest import Asked, Script
+from router import State
+from tests.e2e.conftest import Asked, Script, request
 from tests.e2e.http2 import Call, Link
 
 CONFIG: dict[str, Any] = {
@@ -192,7 +193,32 @@ class Triton:
         return [b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body]
 
 
+def first_and_then(first: CallScript, then: CallScript = greet) -> CallScript:
+    """Another script for the first call that an engine gets."""
+
+    async def script(call: Call) -> None:
+        is_first = call is call.link.server.calls[0]
+        await (first if is_first else then)(call)
+
+    return script
+
+
 # The client's side.
+
+
+def play_triton(play: Any, scene: Callable[[Any], Any], *engines: Triton, **options: Any) -> None:
+    """`play` over these; the first one is asked first."""
+
+    async def whole(house: Any) -> None:
+        for slot in range(1, len(engines)):
+            house.state(slot, State.READY, 0.01)
+        await scene(house)
+
+    play(whole, *engines, endpoints=endpoints(*engines), **options)
+
+
+def in_flight(house: Any, slot: int = 0) -> int:
+    return int(house.shared.table.load(slot)["in_flight"])
 
 
 def endpoints(*engines: Triton) -> dict[int, dict[str, Any]]:
@@ -204,6 +230,25 @@ async def complete(house: Any, prompt: Any = "Hi", **fields: Any) -> Any:
     """A completion on a connection of its own."""
     body = {"model": "sim", "prompt": prompt, **fields}
     return await house.ask(path="/v1/completions", body=body)
+
+
+async def begin(house: Any, until: bytes, **fields: Any) -> Any:
+    """The wire of a stream of which so much was read."""
+    wire = await house.dial()
+    body = {"model": "sim", "prompt": "Hi", "stream": True, **fields}
+    wire.write(request("POST", "/v1/completions", body))
+    await wire.answer(until=until)
+    return wire
+
+
+async def rest_of(wire: Any) -> bytes:
+    """What comes until the end of its stream."""
+    got = b""
+    while not got.endswith(b"0\r\n\r\n"):
+        piece = await wire.reader.read(1 << 16)
+        assert piece, got
+        got += piece
+    return got
 
 
 def told(answer: Any) -> dict[int, tuple[str, str | None]]:
