@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from gateway._shared import Count
+from router import State
 from tests.e2e.conftest import request
 from tests.e2e.http2 import CANCEL, LAST_ID, REFUSED, Kind, frame, goaway
 from tests.e2e.triton import (
@@ -56,7 +57,8 @@ OPENINGS = {
 
 @pytest.mark.parametrize("name", OPENINGS)
 def test_connection_that_does_not_come_about(play, name):
-    bad, good = Triton(opening=OPENINGS[name][0]), Triton()
+    opening, text = OPENINGS[name]
+    bad, good = Triton(opening=opening), Triton()
 
     async def scene(house):
         got = await asyncio.gather(*(complete(house) for _ in range(3)))
@@ -64,25 +66,15 @@ def test_connection_that_does_not_come_about(play, name):
         # Who waited, waited for the same one.
         assert len(bad.links) == 1
         assert house.count(Count.DIAL_FAILED) == house.count(Count.RETRY_DIAL) > 1
-
-    play_triton(play, scene, bad, good, connect_s=0.2)
-
-
-@pytest.mark.parametrize("name", OPENINGS)
-def test_only_connection_that_does_not_come_about(play, name):
-    opening, text = OPENINGS[name]
-    engine = Triton(opening=opening)
-
-    async def scene(house):
-        for n in (1, 2):
-            got = await complete(house)
-            assert (got.status, got.reason) == (503, "connect_failed")
-            assert text in error_of(got)[1]
-            assert (len(engine.links), engine.calls) == (n, [])
-        engine.opening = lambda link: link.settings({})
+        house.state(1, State.OPEN)
+        got = await complete(house)
+        assert (got.status, got.reason) == (503, "connect_failed")
+        assert text in error_of(got)[1]
+        assert (len(bad.links), bad.calls) == (2, [])
+        bad.opening = lambda link: link.settings({})
         assert told(await complete(house)) == GREETING
 
-    play_triton(play, scene, engine, connect_s=0.2)
+    play_triton(play, scene, bad, good, connect_s=0.2)
 
 
 def test_nobody_listens(play):

@@ -161,6 +161,7 @@ class Triton:
                 await self.script(call)
             except Exception as error:
                 self.faults.append(f"the script: {error!r}")
+                call.link.writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = Link(self, writer)
