@@ -208,6 +208,61 @@ def test_call_that_is_answered_early_is_ended_on_both_sides(play):
     play_triton(play, scene, engine)
 
 
+@pytest.mark.xfail(strict=True, reason="a grpc-status without grpc-message is an empty text")
+def test_status_without_words_is_told_in_words(play):
+    async def script(call):
+        await call.asked.wait()
+        call.answered = True
+        block = call.block((":status", "200"), ("grpc-status", "13"))
+        call.send(Kind.HEADERS, END_HEAD | END, block)
+
+    async def scene(house):
+        status, text = error_of(await complete(house))
+        assert (status, bool(text)) == (500, True)
+
+    play_triton(play, scene, Triton(script))
+
+
+@pytest.mark.xfail(strict=True, reason="any :status but 200 is kept as what went wrong, 1xx too")
+def test_hint_before_the_head_is_no_status(play):
+    async def script(call):
+        await call.asked.wait()
+        call.send(Kind.HEADERS, END_HEAD, call.block((":status", "103")))
+        call.head()
+        call.answered = True
+        call.send(Kind.HEADERS, END_HEAD | END, call.block(("grpc-status", "13")))
+
+    async def scene(house):
+        assert "HTTP 103" not in error_of(await complete(house))[1]
+
+    play_triton(play, scene, Triton(script))
+
+
+def test_what_comes_late_is_not_the_next_ones(play):
+    """A client's connection goes from one call to the next, whose ends may still be coming."""
+
+    async def script(call):
+        await call.asked.wait()
+        if len(engine.calls) > 1:
+            engine.calls[-2].say(response("late"), response(error="late"))
+            engine.calls[-2].end(13, "late")
+        call.head()
+        call.say(*responses("Hello", " world"))
+
+    engine = Triton(script)
+
+    async def scene(house):
+        wire = await house.dial()
+        for stream in (False, True, True, False, False):
+            body = {"model": "sim", "prompt": "Hi", "stream": stream}
+            assert told(await wire.ask(path="/v1/completions", body=body)) == GREETING
+            assert in_flight(house) == 0
+        assert len(engine.links) == 1
+        engine.calls[-1].end()
+
+    play_triton(play, scene, engine)
+
+
 def test_header_blocks_of_calls_that_were_left_count(play):
     """The table that they build is the connection's."""
 
