@@ -76,8 +76,9 @@ class EngineLoad(msgspec.Struct, frozen=True, kw_only=True):
     adapters: AdaptersInUse | None = None
     sleep_state: str | None = None
     """In the engine's words; vLLM: awake, weights_offloaded, discard_all."""
-    models_ready: dict[str, bool] | None = None
-    """By model, where an engine tells it apart from its own readiness. No metrics page does."""
+    models_ready: tuple[str, ...] | None = None
+    """Names, of an engine that has many models and says which are ready (Triton's index, with the
+    last look at it); no metrics page does."""
 
     def rates_since(self, before: "EngineLoad", elapsed_s: float) -> Rates:
         """From what two counters say. A counter that went back was begun anew: not known."""

@@ -247,7 +247,7 @@ class _Routes:
     async def repository(self, request: Request) -> Response:
         words = request.path_params
         status, body = await change_repository(
-            self._control.prober,
+            self._control.engine_control,
             list(self._control.fleet.members.values()),
             words["model"],
             words["verb"],

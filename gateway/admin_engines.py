@@ -14,7 +14,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from engines.control import ControlError, Refused, Unable
-from gateway.engine_control import GRACE_S, Outcome, StillRunning, Unreachable
+from gateway.engine_action import GRACE_S
+from gateway.engine_control import Outcome, StillRunning, Unreachable
 
 if TYPE_CHECKING:
     from gateway.control import Control
@@ -59,6 +60,7 @@ def engine_routes(
     place = "/admin/endpoints/{name}"
     return [
         Route(f"{place}/models", routes.models, methods=["GET"]),
+        Route(f"{place}/ready/{{model:path}}", routes.ready, methods=["GET"]),
         Route(f"{place}/load", routes.load, methods=["POST"]),
         Route(f"{place}/unload", routes.unload, methods=["POST"]),
         Route(f"{place}/adapters", routes.load_adapter, methods=["POST"]),
@@ -87,7 +89,9 @@ class _EngineRoutes:
             )
         except ControlError as error:
             return _failed(error)
-        watch = self._control.prober.watches[member.slot]
+        watch = self._control.prober.watch(member)
+        if watch is None:
+            raise HTTPException(404, f"'{member.name}' has left.")
         return JSONResponse(
             {
                 "object": "list",
@@ -107,6 +111,14 @@ class _EngineRoutes:
                 ],
             }
         )
+
+    async def ready(self, request: Request) -> Response:
+        member, model = self._member(request), request.path_params["model"]
+        try:
+            ready = await self._control.engine_control.is_ready(member, model)
+        except ControlError as error:
+            return _failed(error)
+        return JSONResponse({"endpoint": member.name, "model": model, "ready": ready})
 
     async def load(self, request: Request) -> Response:
         member, asked = self._member(request), await self._read(request, _Model)

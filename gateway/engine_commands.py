@@ -12,12 +12,15 @@ from urllib.parse import quote
 
 import click
 
+from gateway.engine_action import GRACE_S, TIMEOUT_S, Action
+
 __all__ = ["engines"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-# The gateway answers by then that it goes on.
-DEFAULT_S = {"load": 600, "unload": 120, "adapters": 120, "sleep": 120, "wake": 300}
 SLACK_S = 15.0
+"""The gateway has its own time, and then answers that it goes on."""
+LOOK_S = 30.0
+"""For what only asks: an engine that loads is slow to answer."""
 WIDTH = 60
 
 
@@ -95,7 +98,7 @@ def models(endpoint: str, as_json: bool, **where: str | None) -> None:
     Example:
         headgate engines models triton-0
     """
-    answer = _call(where, "GET", f"{_place(endpoint)}/models", timeout_s=30.0)
+    answer = _call(where, "GET", f"{_place(endpoint)}/models", timeout_s=LOOK_S)
     if as_json:
         return _print_json(answer)
     rows = [[one["id"], one["state"], one["parent"] or "", one["reason"]] for one in answer["data"]]
@@ -107,6 +110,26 @@ def models(endpoint: str, as_json: bool, **where: str | None) -> None:
         more = f"levels {levels}" if name == "sleep" and levels else one["why"]
         click.echo(f"{name.replace('_', '-'):<15}{'yes' if one['yes'] else 'no':<5}{more}".rstrip())
     return None
+
+
+@engines.command()
+@click.argument("endpoint")
+@click.argument("model")
+@_common
+def ready(endpoint: str, model: str, as_json: bool, **where: str | None) -> None:
+    """Say whether a model or adapter would be served there now: exit code 0, else 1.
+
+    \b
+    Example:
+        headgate engines ready triton-0 llama-3-8b
+    """
+    path = f"{_place(endpoint)}/ready/{quote(model, safe='/')}"
+    answer = _call(where, "GET", path, timeout_s=LOOK_S)
+    if as_json:
+        _print_json(answer)
+    else:
+        click.echo(f"{endpoint}: '{model}' is {'' if answer['ready'] else 'not '}ready")
+    sys.exit(0 if answer["ready"] else 1)
 
 
 @engines.command()
@@ -138,7 +161,7 @@ def load(
         headgate engines load ollama-0 qwen3:8b --option keep_alive=3600
     """
     body = {"model": model, "options": _options(options)}
-    _switch(where, "POST", endpoint, "load", body, timeout_s, as_json)
+    _switch(where, Action.LOAD, endpoint, "load", body, timeout_s, as_json)
 
 
 @engines.command()
@@ -168,7 +191,7 @@ def unload(
         headgate engines unload triton-0 ensemble --option dependents=true
     """
     body = {"model": model, "options": _options(options)}
-    _switch(where, "POST", endpoint, "unload", body, timeout_s, as_json)
+    _switch(where, Action.UNLOAD, endpoint, "unload", body, timeout_s, as_json)
 
 
 @engines.command("load-adapter")
@@ -192,7 +215,7 @@ def load_adapter(
         headgate engines load-adapter 10.0.0.5:8000 poet /adapters/poet
     """
     body = {"name": name, "path": path}
-    _switch(where, "POST", endpoint, "adapters", body, timeout_s, as_json)
+    _switch(where, Action.LOAD_ADAPTER, endpoint, "adapters", body, timeout_s, as_json)
 
 
 @engines.command("unload-adapter")
@@ -209,8 +232,8 @@ def unload_adapter(
     Example:
         headgate engines unload-adapter 10.0.0.5:8000 poet
     """
-    verb = f"adapters/{quote(name, safe='/')}"
-    _switch(where, "DELETE", endpoint, verb, {}, timeout_s, as_json)
+    path = f"adapters/{quote(name, safe='/')}"
+    _switch(where, Action.UNLOAD_ADAPTER, endpoint, path, {}, timeout_s, as_json)
 
 
 @engines.command()
@@ -225,7 +248,7 @@ def unload_adapter(
 @click.option(
     "--grace-s",
     type=click.FloatRange(min=0),
-    default=30.0,
+    default=GRACE_S,
     show_default=True,
     help="For requests that run; new ones wait, or go elsewhere.",
 )
@@ -246,7 +269,7 @@ def sleep(
         headgate engines sleep 10.0.0.5:8000 --level 2
     """
     body = {"level": level, "grace_s": grace_s}
-    _switch(where, "POST", endpoint, "sleep", body, timeout_s, as_json)
+    _switch(where, Action.SLEEP, endpoint, "sleep", body, timeout_s, as_json)
 
 
 @engines.command()
@@ -260,21 +283,22 @@ def wake(endpoint: str, timeout_s: float | None, as_json: bool, **where: str | N
     Example:
         headgate engines wake 10.0.0.5:8000
     """
-    _switch(where, "POST", endpoint, "wake", {}, timeout_s, as_json)
+    _switch(where, Action.WAKE, endpoint, "wake", {}, timeout_s, as_json)
 
 
 def _switch(
     where: dict[str, str | None],
-    method: str,
+    action: Action,
     endpoint: str,
-    verb: str,
+    path: str,
     body: dict[str, Any],
     timeout_s: float | None,
     as_json: bool,
 ) -> None:
-    patience_s = DEFAULT_S[verb.partition("/")[0]] if timeout_s is None else timeout_s
+    method = "DELETE" if action is Action.UNLOAD_ADAPTER else "POST"
+    patience_s = TIMEOUT_S[action] if timeout_s is None else timeout_s
     body = {**body, "timeout_s": patience_s}
-    answer = _call(where, method, f"{_place(endpoint)}/{verb}", body, patience_s + SLACK_S)
+    answer = _call(where, method, f"{_place(endpoint)}/{path}", body, patience_s + SLACK_S)
     if as_json:
         _print_json(answer)
     else:

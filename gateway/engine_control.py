@@ -29,25 +29,14 @@ from engines.control import (
     Talk,
 )
 from gateway.conversation import LONGEST_S, converse, driver_for
-from gateway.engine_switch import Action, Surroundings, Switch
+from gateway.engine_action import GRACE_S, TIMEOUT_S, Action
+from gateway.engine_switch import Surroundings, Switch
 from gateway.fleet import Member
 from gateway.probe import Unanswered
 
-__all__ = ["Action", "EngineControl", "Outcome", "StillRunning", "Unreachable"]
+__all__ = ["EngineControl", "Outcome", "StillRunning", "Unreachable"]
 
 log = logging.getLogger("headgate.engines")
-
-TIMEOUT_S: Mapping[Action, float] = {
-    Action.LOAD: 600.0,
-    Action.UNLOAD: 120.0,
-    Action.LOAD_ADAPTER: 120.0,
-    Action.UNLOAD_ADAPTER: 60.0,
-    Action.SLEEP: 120.0,
-    Action.WAKE: 300.0,
-}
-"""How long a caller waits who does not say."""
-GRACE_S = 30.0
-"""For requests that run when an engine is to sleep: most answers are over by then."""
 
 T = TypeVar("T")
 

@@ -4,32 +4,21 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 
 from engines.control import ControlError, Done, Talk
 from gateway.caches import Caches
 from gateway.conversation import converse, driver_for
+from gateway.engine_action import Action
 from gateway.probe import Unanswered
 from gateway.prober import Prober, Watch
 from router import State
 
-__all__ = ["Action", "Surroundings", "Switch"]
+__all__ = ["Surroundings", "Switch"]
 
 READ_S = 0.15
 """After which every worker has read a fleet that was published."""
 LOOK_S = 0.05
 """Between two looks whether requests still run."""
-
-
-class Action(StrEnum):
-    """What can be done to an engine."""
-
-    LOAD = "load"
-    UNLOAD = "unload"
-    LOAD_ADAPTER = "load_adapter"
-    UNLOAD_ADAPTER = "unload_adapter"
-    SLEEP = "sleep"
-    WAKE = "wake"
 
 
 COMES = (Action.LOAD, Action.LOAD_ADAPTER)

@@ -19,7 +19,7 @@ from engines.control import Call, Reply
 from engines.kind import KINDS, UNTOLD
 from engines.kv_sources import KV_SOURCES_PATH, KvSource, parse_kv_sources
 from engines.tokens.ask import Question
-from engines.triton.kind import TRITON
+from engines.triton.kind import TRITON, header_to_set
 from gateway.fleet import Member
 from gateway.health import Outcome
 from gateway.version import VERSION
@@ -30,10 +30,10 @@ PAGE_BYTES = 8 << 20
 """Most that is read of an answer; a model list with a thousand adapters is some 100 KB."""
 MAX_MODELS = 1024
 """Of one engine: a base model and its adapters."""
+NOT_THERE = (400, 404)
+"""A Triton's answers about a model that it does not have; older ones say 400."""
 MAX_TEXT = 256
 """Characters of a model's name, and of what else its entry says."""
-LOAD_S = 600.0
-"""Until a model is loaded: large ones take minutes."""
 OUR_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """We are out of something: that says nothing about the engine."""
 UNREACHABLE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH)
@@ -51,7 +51,10 @@ class Probe:
         self._contexts: dict[str, ssl.SSLContext] = {}
         # A connection of its own for each look: a kept one says nothing about the listener.
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            # Its addresses are numbers: there is no race between two families to run.
+            connector=aiohttp.TCPConnector(
+                limit=0, force_close=True, happy_eyeballs_delay=None, use_dns_cache=False
+            ),
             headers={"User-Agent": f"headgate/{VERSION}"},
             cookie_jar=aiohttp.DummyCookieJar(),
         )
@@ -95,31 +98,41 @@ class Probe:
         status, body, error = await self._ask(member, path, kind.models_body)
         if error is not None:
             return None, error, body
-        if status in (401, 403):
-            return None, Outcome.ILL, f"{path} answers {status}: its `api_key` is missing or wrong"
         if status != 200:
-            return None, Outcome.ILL, f"{path} answers {status}"
+            return None, Outcome.ILL, _refusal(path, status, body)
         try:
             listed = msgspec.json.decode(body)
             if kind.models_body is not None:
                 listed = {"data": map(_from_index, listed)}
             listed = listed["data"] or []  # null: Ollama has none
             entries = [_plain(entry) for entry in listed if _is_named(entry)]
-            if kind is TRITON:
-                await self._add_configs(member, entries)
         except (ValueError, KeyError, TypeError, RecursionError):
             return None, Outcome.ILL, f"{path} answers something that is no model list"
         if len(entries) > MAX_MODELS:
             return None, Outcome.ILL, f"{path} lists {len(entries)} models; {MAX_MODELS} are taken"
+        if kind is TRITON and (fault := await self._add_configs(member, entries)) is not None:
+            return None, *fault
         return entries, Outcome.GOOD, f"{len(entries)} models"
 
-    async def _add_configs(self, member: Member, entries: list[dict[str, Any]]) -> None:
-        """Each model's configuration, which tells whether and how it generates text."""
+    async def _add_configs(
+        self, member: Member, entries: list[dict[str, Any]]
+    ) -> tuple[Outcome, str] | None:
+        """Each model's configuration, which tells whether and how it generates text. None: all that
+        are there have been read; else what was met: a model that is not asked is not gone."""
         for entry in entries:
             path = f"/v2/models/{quote(entry['id'], safe='')}/config"
             status, body, error = await self._ask(member, path)
-            if error is None and status == 200:  # else it was unloaded since
-                entry["triton_config"] = msgspec.json.decode(body)
+            if error is not None:
+                return error, body
+            if status in NOT_THERE:  # it was unloaded since
+                continue
+            if status != 200:
+                return Outcome.ILL, _refusal(path, status, body)
+            try:
+                entry["triton_config"] = msgspec.json.decode(body, type=dict[str, Any])
+            except (ValueError, RecursionError):
+                return Outcome.ILL, f"{path} answers something that is no configuration"
+        return None
 
     async def kind(self, member: Member) -> tuple[str | None, Outcome, str]:
         """What runs there, by what it says of itself; None and what was met if it cannot be asked.
@@ -163,11 +176,6 @@ class Probe:
         if error is not None:
             raise Unanswered(answer)
         return Reply(status, answer.encode())
-
-    async def change_repository(self, member: Member, path: str, body: bytes) -> tuple[int, bytes]:
-        """Have a model loaded or unloaded: status and answer; status 0: there was no answer."""
-        status, answer, error = await self._ask(member, path, body, timeout_s=LOAD_S)
-        return (0 if error is not None else status), answer.encode()
 
     async def _ask(
         self,
@@ -233,6 +241,14 @@ def _from_index(entry: dict[str, Any]) -> dict[str, Any]:
         "owned_by": "triton",
         "version": entry.get("version"),
     }
+
+
+def _refusal(path: str, status: int, body: str) -> str:
+    """Of a list that is not given, with what to set, if that helps."""
+    text = f"{path} answers {status}"
+    if status not in (401, 403):
+        return text
+    return f"{text}: {header_to_set(body) or 'its `api_key` is missing or wrong'}"
 
 
 def _owners(listed: str) -> set[str]:

@@ -11,9 +11,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from engines.kind import AUTO
 from engines.load import EngineLoad
 from engines.profile import PROFILES
+from engines.triton.kind import TRITON
 from gateway.bus import endpoint_hash
 from gateway.caches import Caches
 from gateway.config.schema import Health as HealthConfig
@@ -60,6 +63,8 @@ class Watch:
     """What it had said the time before, and when."""
     before_s: float = -1.0e9
     models_s: float = -1.0e9
+    models_fault: str = ""
+    """Why its model list could not be read the last time."""
     resolved_s: float = -1.0e9
     last_outcome: Outcome | None = None
     last_probe: str = ""
@@ -109,7 +114,10 @@ class Prober:
         self._sleep_look = SleepLook()
         self._probe = Probe(config.timeout_s)
         self._scraping = Scraping(config, self._probe.context, self._on_load)
-        self._ticker = asyncio.create_task(self._tick_forever())
+        self._restless: set[int] = set()
+        """Slots of endpoints that want something at every tick."""
+        self._loop = asyncio.get_running_loop()
+        self._ticker = self._loop.call_later(TICK_S, self._tick_again)
 
     def configure(self, config: HealthConfig, overload: Overload) -> None:
         """Take other intervals and rules; states stay."""
@@ -119,6 +127,7 @@ class Prober:
         self._scraping.configure(config)
         for watch in self.watches.values():
             watch.health.rules = _rules(config)
+        self._restless.update(self.watches)
 
     def add(self, member: Member) -> None:
         """Begin to watch; the row becomes UNKNOWN."""
@@ -141,6 +150,7 @@ class Prober:
     def drain(self, member: Member) -> None:
         """No more requests for it."""
         watch = self.watches[member.slot]
+        self._restless.add(member.slot)  # it may be leaving
         self._carry_out(watch, watch.health.drain(time.monotonic()))
 
     def undrain(self, member: Member) -> None:
@@ -186,18 +196,10 @@ class Prober:
         watch.models_s = -1.0e9
         await self._read_models(watch, "")
 
-    async def change_repository(self, member: Member, path: str, body: bytes) -> tuple[int, bytes]:
-        """See Probe. Its models are known anew when this returns."""
-        answer = await self._probe.change_repository(member, path, body)
-        watch = self.watches.get(member.slot)
-        if watch is not None and watch.member is member:  # it may have left meanwhile
-            watch.models_s = -1.0e9
-            await self._read_models(watch, "")
-        return answer
-
     async def close(self) -> None:
         """Stop everything."""
-        tasks = [self._ticker, *(w.task for w in self.watches.values() if w.task is not None)]
+        self._ticker.cancel()
+        tasks = [w.task for w in self.watches.values() if w.task is not None]
         for task in tasks:
             task.cancel()
         self._scraping.close()
@@ -329,9 +331,14 @@ class Prober:
         if not (decides or back or self._is_due(watch.models_s, self._config.models_interval_s)):
             return Outcome.GOOD, text
         entries, outcome, why = await self._probe.models(member)
+        fault, watch.models_fault = watch.models_fault, why if entries is None else ""
+        if entries is None:  # it stays due
+            if decides:
+                return outcome, why
+            if why != fault:
+                log.warning("%s: its models stay as they were known: %s", member.name, why)
+            return Outcome.GOOD, text
         watch.models_s = time.monotonic()
-        if entries is None:
-            return (outcome, why) if decides else (Outcome.GOOD, text)
         if self._fleet.set_models(member, entries):
             names = list(member.models or {})
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
@@ -342,6 +349,9 @@ class Prober:
     def _on_load(self, slot: int, load: EngineLoad | None) -> bool:
         """What a scrape brought. True: there is work for the engine."""
         watch, now_s = self.watches[slot], time.monotonic()
+        if load is not None and watch.member.kind == TRITON.name:
+            # No metrics page says so; its index has what is ready.
+            load = msgspec.structs.replace(load, models_ready=tuple(watch.member.models or ()))
         if watch.load is not None:
             watch.before, watch.before_s = watch.load, watch.load_s
         watch.load, watch.load_s, watch.load_fault = load, now_s, self._scraping.why(slot)
@@ -365,32 +375,37 @@ class Prober:
         )
         return bool(ours["in_flight"] or load.running or load.waiting)
 
-    async def _tick_forever(self) -> None:
-        while True:
-            try:
-                self._tick()
-            except Exception:  # a bug must not stop the breaker for good
-                log.exception("the health tick failed")
-            await asyncio.sleep(TICK_S)
+    def _tick_again(self) -> None:
+        self._ticker = self._loop.call_later(TICK_S, self._tick_again)
+        try:
+            self._tick(time.monotonic())
+        except Exception:  # a bug must not stop the breaker for good
+            log.exception("the health tick failed")
 
-    def _tick(self) -> None:
-        now_s = time.monotonic()
+    def _tick(self, now_s: float) -> None:
         if now_s - self._learned_s >= LEARN_S:
             self._learned_s = now_s
             self._caches.tick()
-        troubled = {slot: dials for slot, _, dials in self._table.troubled()}
-        for watch in list(self.watches.values()):
-            slot, health = watch.member.slot, watch.health
-            # OPEN too: what a trial adds to the counts must be told from what stood there before.
-            if slot in troubled or health.state is State.OPEN or health.is_unsettled(now_s):
-                self._look(watch)
-                if health.doubts_listener:
-                    watch.nudge.set()
-            if health.state is State.READY and watch.share != (share := health.share(now_s)):
-                watch.share = share
-                self._table.set_row(slot, share=share)
-            if watch.member.leaving and self._table.load(slot)["in_flight"] == 0:
-                self._on_left(watch.member)
+        self._restless.update(self._table.troubled(self.watches))
+        for slot in list(self._restless):
+            watch = self.watches.get(slot)
+            if watch is None or not self._attend(watch, now_s):
+                self._restless.discard(slot)
+
+    def _attend(self, watch: Watch, now_s: float) -> bool:
+        """What an endpoint wants at every tick; False: nothing more, as far as is known."""
+        slot, health = watch.member.slot, watch.health
+        # OPEN too: what a trial adds to the counts must be told from what stood there before.
+        self._look(watch)
+        if health.doubts_listener:
+            watch.nudge.set()
+        if health.state is State.READY and watch.share != (share := health.share(now_s)):
+            watch.share = share
+            self._table.set_row(slot, share=share)
+        if watch.member.leaving and self._table.load(slot)["in_flight"] == 0:
+            self._on_left(watch.member)
+            return False
+        return watch.member.leaving or health.state is State.OPEN or health.is_unsettled(now_s)
 
     def _look(self, watch: Watch) -> None:
         load = self._table.load(watch.member.slot)
@@ -409,6 +424,7 @@ class Prober:
             return
         member, health = watch.member, watch.health
         now_s = time.monotonic()
+        self._restless.add(member.slot)
         self._table.set_row(member.slot, state=health.state, share=health.share(now_s))
         if transition.condemns:
             watch.asleep = False

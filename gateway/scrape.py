@@ -172,6 +172,8 @@ class Scrape:
         except (OSError, ValueError) as error:
             self._fail(f"cannot connect: {error}")
             return
+        if not self._asking:  # what was lost before we heard of it has failed already
+            return
         self._client = client
         client.ask(page.request)
 

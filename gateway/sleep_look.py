@@ -2,7 +2,7 @@
 
 import time
 
-from engines.control import Refused
+from engines.control import ControlError
 from gateway.conversation import converse, driver_for
 from gateway.fleet import Member
 from gateway.probe import Probe, Unanswered
@@ -30,7 +30,7 @@ class SleepLook:
             return None
         try:
             asleep = await converse(probe, member, driver_for(member).is_asleep())
-        except (Unanswered, Refused):
+        except (Unanswered, ControlError):
             return None
         if asleep is None:
             self._forget(member.slot)

@@ -40,6 +40,7 @@ def describe_endpoint(watch: Watch, table: Table, caches: Caches, now_s: float) 
         "labels": dict(member.engine.labels),
         "last_probe": watch.last_probe,
         "models": None if member.models is None else sorted(member.models),
+        "models_fault": watch.models_fault,
         "coming": sorted(member.coming),
         "going": sorted(member.going),
         "load": {

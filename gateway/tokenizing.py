@@ -1,4 +1,5 @@
-"""Makes prompts' token ids off the event loop: a few threads, a bounded queue, a deadline.
+"""Makes prompts' token ids off the event loop: a few threads, a bounded queue, a deadline. Whoever
+needs a tokenizer, to render a chat or to count tokens, uses the same threads, and waits.
 
 Thread rules. `submit`, `Job.cancel`, `close` and all callbacks belong to the loop's thread; a
 callback runs exactly once, before `submit` returns where the answer is known at once, or never if
@@ -56,8 +57,8 @@ class Maker(Protocol):
     def render(self, body: bytes) -> Any:
         """A chat's prompt as text (`engines.tokens.prompt.Rendered`); as `ids`."""
 
-    def count(self, texts: Sequence[str]) -> int:
-        """Tokens of these texts together; from any thread."""
+    def count(self, prompts: Sequence[str], texts: Sequence[str]) -> tuple[int, int]:
+        """Tokens of all these prompts, and of all these texts; from any thread."""
 
 
 class MismatchError(Exception):
@@ -118,8 +119,8 @@ def _nothing() -> None:
 
 
 class Tokenizing:
-    """Ids for some models, by name. Until a model is loaded, and if it cannot be: None; but for what
-    needs its tokenizer (`render`, `count`), which waits until that is known.
+    """Ids for some models, by name. Until a model is loaded, and if it cannot be: None. What needs
+    its tokenizer (`render`, `count`) waits until that is known.
 
     `count(how)` is called for each job that was not cancelled: known, unknown, late, full (too many
     wait), unloaded.
@@ -197,9 +198,11 @@ class Tokenizing:
         """Give the callback a chat's prompt as text, however long it takes; else as `submit`."""
         return self._do(model, lambda maker: maker.render(body), callback)
 
-    def count(self, model: str, texts: Sequence[str], callback: Callback) -> Job | None:
-        """Give the callback how many tokens the texts have together; else as `render`."""
-        return self._do(model, lambda maker: maker.count(texts), callback)
+    def count(
+        self, model: str, prompts: Sequence[str], texts: Sequence[str], callback: Callback
+    ) -> Job | None:
+        """Give the callback `Maker.count` of these; else as `render`."""
+        return self._do(model, lambda maker: maker.count(prompts, texts), callback)
 
     def _do(self, model: str, use: Use, callback: Callback) -> Job | None:
         maker = self._makers.get(model)

@@ -62,7 +62,7 @@ BACKLOG = 4096
 METRICS_S = 5.0
 # Of access log lines that the control process has not read.
 BACKLOG_BYTES = 16 << 20
-# Until a model is loaded everywhere.
+# Until a model is loaded everywhere: longer than the control process waits.
 LOAD_S = 660.0
 # For errors written at the grace's end to leave.
 LAST_WORDS_S = 1.0

@@ -147,20 +147,16 @@ cdef class Table:
         cdef Load* one = self.cell(worker, slot)
         one.held_noted_s, one.held_since_s, one.held_priority = noted_s, since_s, priority
 
-    def troubled(self):
-        """Slots with failures or failed dials in a row: [(slot, failures, failed dials)]."""
+    def troubled(self, slots):
+        """Those of these slots that have failures or failed dials in a row."""
         cdef int slot, worker
-        cdef int failures, dials
         found = []
-        for slot in range(MAX_SLOTS):
-            if self.rows[slot].state == State.EMPTY:
-                continue
-            failures = dials = 0
+        for slot in slots:
             for worker in range(self.n_own):
-                failures += self.cell(worker, slot).failures_in_row
-                dials += self.cell(worker, slot).dials_in_row
-            if failures or dials:
-                found.append((slot, failures, dials))
+                if (self.cell(worker, slot).failures_in_row
+                        or self.cell(worker, slot).dials_in_row):
+                    found.append(slot)
+                    break
         return found
 
     def lose_worker(self, int worker):

@@ -91,9 +91,9 @@ class Capabilities:
     unload_adapter: Able
     sleep: Able
     wake: Able
+    sleep_levels: tuple[int, ...] = ()
     cancel: Able = YES
     """Whether the engine stops work that nobody waits for any more."""
-    sleep_levels: tuple[int, ...] = ()
 
     def described(self) -> dict[str, Any]:
         """As plain data: {"load": {"yes": bool, "why": str}, ..., "sleep_levels": [...]}."""
@@ -217,7 +217,7 @@ class Driver:
 
     def load(self, model: str, options: Mapping[str, Any]) -> Talk[Done]:
         """Make it serve a model. What `options` there are, each driver says."""
-        _no_options(options)
+        no_options(options)
         state = _state_of((yield from self.list_models()), model)
         if state is ModelState.READY:
             return Done(False, f"'{model}' is loaded already")
@@ -228,7 +228,7 @@ class Driver:
 
     def unload(self, model: str, options: Mapping[str, Any]) -> Talk[Done]:
         """Make it serve a model no more."""
-        _no_options(options)
+        no_options(options)
         if _state_of((yield from self.list_models()), model) is None:
             return Done(False, f"'{model}' is not loaded")
         able = (yield from self.discover()).unload
@@ -303,6 +303,7 @@ def _state_of(models: list[ListedModel], name: str) -> ModelState | None:
     return next((one.state for one in models if one.name == name), None)
 
 
-def _no_options(options: Mapping[str, Any]) -> None:
+def no_options(options: Mapping[str, Any]) -> None:
+    """Refused if there are any."""
     if options:
         raise Refused(400, f"no options are known here, but {', '.join(sorted(options))} was given")

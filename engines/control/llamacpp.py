@@ -19,6 +19,7 @@ from engines.control.face import (
     Talk,
     Unable,
     expect,
+    no_options,
 )
 
 __all__ = ["LLAMACPP"]
@@ -51,8 +52,7 @@ class LlamacppDriver(Driver):
         return list(states.values())
 
     def load(self, model: str, options: Mapping[str, Any]) -> Talk[Done]:
-        if options:
-            raise Refused(400, "no options are known here")
+        no_options(options)
         found = yield from self._settled(model)
         if found.state is ModelState.READY:
             return Done(False, f"'{model}' is loaded already")
@@ -64,8 +64,7 @@ class LlamacppDriver(Driver):
         return Done(True, f"'{model}' is loaded", forgets=True)
 
     def unload(self, model: str, options: Mapping[str, Any]) -> Talk[Done]:
-        if options:
-            raise Refused(400, "no options are known here")
+        no_options(options)
         found = yield from self._settled(model)
         if found.state is not ModelState.READY:
             return Done(False, f"'{model}' is not loaded")

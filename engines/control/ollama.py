@@ -18,8 +18,8 @@ from engines.control.face import (
     Refused,
     Reply,
     Talk,
-    Unable,
     expect,
+    no_options,
     said,
 )
 
@@ -53,8 +53,7 @@ class OllamaDriver(Driver):
         return Done(True, f"'{name}' is loaded", forgets=not is_loaded)
 
     def unload(self, model: str, options: Mapping[str, Any]) -> Talk[Done]:
-        if options:
-            raise Refused(400, "unload has no options")
+        no_options(options)
         name, is_loaded = yield from self._find(model)
         if not is_loaded:
             return Done(False, f"'{name}' is not loaded")
@@ -62,10 +61,6 @@ class OllamaDriver(Driver):
         while name in (yield from self._names("/api/ps")):
             yield Pause()
         return Done(True, f"'{name}' is unloaded", forgets=True)
-
-    def sleep(self, level: int) -> Talk[Done]:
-        yield from ()
-        raise Unable(NO_SLEEP.why)
 
     def _names(self, path: str) -> Talk[list[str]]:
         reply = yield Call("GET", path)

@@ -46,7 +46,9 @@ class SglangDriver(Driver):
         adapters = YES if arguments.get("enable_lora") else NO_ADAPTERS
         levels = _levels(arguments)
         sleep = YES if levels else NO_SLEEP
-        return Capabilities(ONE_MODEL, ONE_MODEL, adapters, adapters, sleep, sleep, levels)
+        return Capabilities(
+            ONE_MODEL, ONE_MODEL, adapters, adapters, sleep, sleep, sleep_levels=levels
+        )
 
     def load_adapter(self, name: str, path: str) -> Talk[Done]:
         found = yield from self._adapter(name)

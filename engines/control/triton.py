@@ -7,7 +7,6 @@ requests that run there still finish.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -29,6 +28,7 @@ from engines.control.face import (
     expect,
     said,
 )
+from engines.triton.kind import header_to_set
 
 __all__ = ["TRITON"]
 
@@ -47,14 +47,12 @@ STATES = {
     "LOADING": ModelState.LOADING,
     "UNLOADING": ModelState.UNLOADING,
 }
-# "expecting header 'admin-key'"
-WANTED_HEADER = re.compile(r"expecting header '([^']+)'")
 
 
 class TritonDriver(Driver):
     """See Driver. Options of `load`: `config` (a mapping, or its JSON text) in place of the
     repository's own, `file:PATH` (base64) in place of its files, and `reload` (bool): let Triton
-    look whether a loaded model's files have changed. Of `unload`: `dependents` (bool): an
+    look itself, for files that are new or have changed. Of `unload`: `dependents` (bool): an
     ensemble's steps go with it, also where another ensemble has them too."""
 
     def discover(self) -> Talk[Capabilities]:
@@ -89,10 +87,11 @@ class TritonDriver(Driver):
         parameters = _load_parameters(options)
         anyway = bool(parameters or options.get("reload"))
         found = yield from self._settled(model)
-        if found is None:
-            raise Refused(404, f"there is no model '{model}' in its repository")
-        if found.state is ModelState.READY and not anyway:
-            return Done(False, f"'{model}' is loaded already")
+        if not anyway:
+            if found is None:
+                raise Refused(404, f"there is no model '{model}' in its repository")
+            if found.state is ModelState.READY:
+                return Done(False, f"'{model}' is loaded already")
         yield from self._switch(model, "load", parameters)
         found = yield from self._settled(model)
         if found is None or found.state is not ModelState.READY:
@@ -108,22 +107,6 @@ class TritonDriver(Driver):
         yield from self._switch(model, "unload", parameters)
         yield from self._settled(model)
         return Done(True, f"'{model}' is unloaded", forgets=True)
-
-    def load_adapter(self, name: str, path: str) -> Talk[Done]:
-        yield from ()
-        raise Unable(NO_ADAPTERS.why)
-
-    def unload_adapter(self, name: str) -> Talk[Done]:
-        yield from ()
-        raise Unable(NO_ADAPTERS.why)
-
-    def sleep(self, level: int) -> Talk[Done]:
-        yield from ()
-        raise Unable(NO_SLEEP.why)
-
-    def wake(self) -> Talk[Done]:
-        yield from ()
-        raise Unable(NO_SLEEP.why)
 
     def _settled(self, model: str) -> Talk[ListedModel | None]:
         """Where it stands, once it is neither being loaded nor unloaded; None: it is not known."""
@@ -172,8 +155,8 @@ def _better(one: ListedModel | None, other: ListedModel) -> ListedModel:
 
 def _barred(reply: Reply) -> str:
     words = said(reply)
-    if header := WANTED_HEADER.search(words):
-        return f'its repository wants a header: set `control_header: "{header[1]}: ..."` ({words})'
+    if header := header_to_set(words):
+        return f"its repository wants a header: {header} ({words})"
     return f"{NO_CONTROL} ({words})"
 
 

@@ -6,7 +6,6 @@ that takes POST is 405 where it is there, and 404 where it is not.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -28,6 +27,8 @@ from engines.control.face import (
     route_is_there,
     said,
 )
+from engines.load import LoadReader
+from engines.vllm import VLLM as HABITS
 
 __all__ = ["VLLM"]
 
@@ -45,9 +46,7 @@ NO_SLEEP = (
     "vLLM sleeps only if started with --enable-sleep-mode and VLLM_SERVER_DEV_MODE=1 (which opens "
     "other routes too: not for a network with clients)"
 )
-SLEEP_STATE = re.compile(
-    r'^vllm:engine_sleep_state\{[^}\n]*sleep_state="(\w+)"[^}\n]*\} 1(?:\.0)?\s*$', re.M
-)
+LOADS = LoadReader(HABITS.metrics)
 LEVELS = {"weights_offloaded": 1, "discard_all": 2}
 DISCARDED = 2
 
@@ -62,7 +61,9 @@ class VllmDriver(Driver):
         adapters = YES if there else Able(False, NO_ADAPTERS)
         sleep = Able(False, NO_SLEEP) if (yield from self.is_asleep()) is None else YES
         levels = (0, 1, 2) if sleep else ()
-        return Capabilities(ONE_MODEL, ONE_MODEL, adapters, adapters, sleep, sleep, levels)
+        return Capabilities(
+            ONE_MODEL, ONE_MODEL, adapters, adapters, sleep, sleep, sleep_levels=levels
+        )
 
     def list_models(self) -> Talk[list[ListedModel]]:
         listed = yield from Driver.list_models(self)
@@ -149,8 +150,7 @@ class VllmDriver(Driver):
     def _level(self) -> Talk[int]:
         """How deep it sleeps, by its metrics; 0 if they do not say."""
         reply = yield Call("GET", "/metrics")
-        found = SLEEP_STATE.findall(reply.body.decode("utf-8", "replace"))
-        return max((LEVELS.get(state, 0) for state in found), default=0)
+        return LEVELS.get(LOADS.read(reply.body).sleep_state or "", 0)
 
 
 VLLM = VllmDriver("vLLM")

@@ -158,9 +158,14 @@ class PromptTokens:
             return Rendered("", 0, f"the conversation cannot be rendered: {error}")
         return Rendered(bare, len(ids))
 
-    def count(self, texts: Sequence[str]) -> int:
-        """How many tokens these are, all together. Whatever tokenizers raises."""
-        return sum(len(self.encoder.encode(text, add_special_tokens=False)) for text in texts)
+    def count(self, prompts: Sequence[str], texts: Sequence[str]) -> tuple[int, int]:
+        """How many tokens these prompts are together, with those that begin each, and how many
+        these texts. Whatever tokenizers raises."""
+        encode = self.encoder.encode
+        return (
+            sum(len(encode(prompt, add_special_tokens=True)) for prompt in prompts),
+            sum(len(encode(text, add_special_tokens=False)) for text in texts),
+        )
 
     def _read(self, body: bytes) -> dict[str, Any]:
         if len(body) > self._body_bytes:

@@ -18,7 +18,6 @@ cdef struct Piece:
 cdef struct Output:
     Piece name
     Piece datatype
-    int64_t n_items         # by its shape
     Piece raw               # its contents
 
 cdef struct Response:

@@ -102,11 +102,9 @@ cdef bint read_infer(Piece message, Response* response) noexcept nogil:
 cdef bint read_output(Piece message, Output* output) noexcept nogil:
     cdef const char* p = message.start
     cdef const char* end = p + message.size
-    cdef const char* dims
     cdef int number
     cdef uint64_t value
     cdef Piece piece
-    output.n_items = 1
     while p < end:
         if not next_field(&p, end, &number, &piece, &value):
             return False
@@ -114,14 +112,6 @@ cdef bint read_output(Piece message, Output* output) noexcept nogil:
             output.name = piece
         elif number == 2:
             output.datatype = piece
-        elif number == 3 and piece.start == NULL:
-            output.n_items *= <int64_t>value
-        elif number == 3:
-            dims = piece.start
-            while dims < piece.start + piece.size:
-                if not read_varint(&dims, piece.start + piece.size, &value):
-                    return False
-                output.n_items *= <int64_t>value
     return True
 
 
@@ -227,7 +217,8 @@ PACKING = {
 
 
 def raw_contents(datatype, values):
-    """A tensor's contents. TypeError or struct.error if a value does not fit, OverflowError too."""
+    """A tensor's contents. KeyError: a datatype that is not known here; struct.error,
+    OverflowError: a value does not fit."""
     if datatype == "BYTES":
         return b"".join([struct.pack("<I", len(value)) + value for value in values])
     return b"".join([struct.pack(PACKING[datatype], value) for value in values])
@@ -247,31 +238,3 @@ def encode_request(model, id, tensors, parameters):
     for _, datatype, _, values in tensors:
         out.append(field(7, raw_contents(datatype, values)))
     return b"".join(out)
-
-
-def decode_response(bytes message not None):
-    """A ModelStreamInferResponse for Python callers: {"error": str, "final": bool, "outputs":
-    {name: (datatype, number of items, raw contents)}}. ValueError: it is none."""
-    cdef Response response
-    cdef int index
-    cdef const char* p = message
-    if not read_response(p, len(message), &response):
-        raise ValueError("not a ModelStreamInferResponse")
-    return {
-        "error": _text(response.error),
-        "final": response.is_final,
-        "outputs": {
-            _text(response.outputs[index].name): (
-                _text(response.outputs[index].datatype), response.outputs[index].n_items,
-                _bytes(response.outputs[index].raw),
-            ) for index in range(response.n_outputs)
-        },
-    }
-
-
-cdef bytes _bytes(Piece piece):
-    return b"" if piece.start == NULL else piece.start[:piece.size]
-
-
-cdef str _text(Piece piece):
-    return _bytes(piece).decode("utf-8", "replace")

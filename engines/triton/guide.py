@@ -13,7 +13,7 @@ import msgspec
 from engines.triton.model import Flavour, TritonModel
 from engines.triton.options import RefusedError
 
-__all__ = ["Guide", "ForcedTool", "read_forced_tool", "read_guide"]
+__all__ = ["ForcedTool", "Guide", "read_forced_tool", "read_guide"]
 
 GUIDE_TYPES = {
     "json_object": "json",
@@ -63,6 +63,7 @@ def read_forced_tool(request: Mapping[str, Any]) -> ForcedTool | None:
     if choice in (None, "auto", "none"):
         return None
     functions = _functions(tools)
+    name: Any
     if choice == "required":
         if len(functions) != 1:
             text = "tool_choice: required can be had with one tool only; name the one to call"
@@ -71,15 +72,15 @@ def read_forced_tool(request: Mapping[str, Any]) -> ForcedTool | None:
     else:
         called = choice.get("function") if isinstance(choice, dict) else None
         name, finish = called.get("name") if isinstance(called, dict) else None, "stop"
-        if name not in functions:
+        if not isinstance(name, str) or name not in functions:
             text = f"tool_choice must be auto, none, required or one of tools, not {choice!r:.80}"
             raise RefusedError(text, "tool_choice")
     return ForcedTool(name, functions[name], finish)
 
 
-def _functions(tools: object) -> dict[object, Mapping[str, Any]]:
+def _functions(tools: object) -> dict[str, Mapping[str, Any]]:
     """Name to parameters."""
-    found = {}
+    found: dict[str, Mapping[str, Any]] = {}
     for tool in tools if isinstance(tools, list) else []:
         function = tool.get("function") if isinstance(tool, dict) else None
         if isinstance(function, dict) and isinstance(function.get("name"), str):

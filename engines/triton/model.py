@@ -32,7 +32,6 @@ class TritonModel(msgspec.Struct, frozen=True):
     flavour: Flavour
     inputs: dict[str, str]
     """Tensors that it takes, and their datatypes as they go over the wire."""
-    outputs: frozenset[str]
     batched: bool
     """Tensors have a batch dimension before their own."""
     streams: bool
@@ -60,7 +59,6 @@ def read_model(config: Mapping[str, Any]) -> TritonModel | None:
         name,
         flavour,
         inputs,
-        frozenset(outputs),
         batched=isinstance(batch_size, int) and batch_size > 0,
         # An ensemble's own policy is not told; its steps decide.
         streams=decoupled or is_ensemble,

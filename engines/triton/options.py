@@ -1,7 +1,7 @@
 """Which option of an OpenAI request is which input of a model: one table for all flavours.
 
-What no flavour has, and whether it may be left out, stands here too: this file is the answer to
-"what does Triton not do".
+What no flavour has and may not be left out stands here too. All other fields that OpenAI has are
+hints, `user` and its kind: an answer that goes without them is still the answer that was asked for.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any
 
 from engines.triton.model import Flavour, TritonModel
 
-__all__ = ["IGNORED", "OPTIONS", "REFUSED", "Option", "RefusedError"]
+__all__ = ["MOST_INT", "OPTIONS", "REFUSED", "Option", "RefusedError"]
 
 
 class RefusedError(Exception):
@@ -55,11 +55,13 @@ class Option:
         least, most = self.bounds
         if not least <= value <= most:
             text = f"{self.field} must be at least {least:g}"
-            raise RefusedError(text + f", and at most {most:g}" * (most < ANY), self.field)
+            is_told = most < ANY or value > most
+            raise RefusedError(text + f", and at most {most:g}" * is_told, self.field)
         return self.kind(value)
 
 
-ANY = float("inf")
+# The most that fits into an FP32.
+ANY = float.fromhex("0x1.fffffep+127")
 MOST_INT = (1 << 31) - 1
 _NAMES = {float: "a number", int: "an integer", bool: "true or false"}
 
@@ -85,17 +87,3 @@ REFUSED: Mapping[str, tuple[Any, str]] = {
     "prompt_embeds": (None, "Triton's models take text, no embeddings"),
 }
 """Field: (the value besides null that changes nothing, why it cannot be served)."""
-
-IGNORED = (
-    "user",
-    "metadata",
-    "store",
-    "service_tier",
-    "prediction",
-    "safety_identifier",
-    "prompt_cache_key",
-    "parallel_tool_calls",
-    "verbosity",
-    "priority",
-)
-"""Hints: an answer that goes without them is still the answer that was asked for."""

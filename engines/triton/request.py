@@ -1,5 +1,6 @@
 """An OpenAI request read for a model in Triton: what to ask it, and how often."""
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ import msgspec
 from engines.triton._wire import encode_request
 from engines.triton.guide import ForcedTool, Guide, read_forced_tool, read_guide
 from engines.triton.model import Flavour, TritonModel
-from engines.triton.options import OPTIONS, REFUSED, RefusedError
+from engines.triton.options import MOST_INT, OPTIONS, REFUSED, RefusedError
 
 __all__ = ["Generation", "RefusedError", "read_request"]
 
@@ -56,11 +57,16 @@ class Generation:
         return "return_num_output_tokens" in self.model.inputs
 
     def message(self, prompt: str, choice: int, id: bytes) -> bytes:
-        """The ModelInferRequest for one choice."""
+        """The ModelInferRequest for one choice. RefusedError: an input is of a datatype that cannot
+        be written."""
         tensors = [self._tensor(name, value) for name, value in self._inputs(prompt, choice)]
         # An empty last response says that it is over; without it some would have to be guessed.
         parameters = {"triton_enable_empty_final_response": True}
-        return encode_request(self.model.name, id, tensors, parameters)
+        try:
+            return encode_request(self.model.name, id, tensors, parameters)
+        except (KeyError, OverflowError, struct.error) as error:
+            text = f"the model '{self.model.name}' in Triton has an input that cannot be written"
+            raise RefusedError(f"{text}: {error}") from None
 
     def _tensor(self, name: str, value: Any) -> Tensor:
         values = value if isinstance(value, list) else [value]
@@ -103,13 +109,15 @@ class Generation:
         found: list[tuple[str, Any]] = []
         for option in OPTIONS:
             value, name = self.options.get(option.field), option.input_of(self.model)
-            if value is None or name is None:
-                continue
             if option.field == "temperature" and value == 0:
                 # TensorRT-LLM divides by it; the likeliest token is that of top_k 1.
                 found += [("top_k", 1), ("runtime_top_k", 1), ("sampling_param_top_k", 1)]
+            elif value is None or name is None:
+                continue
+            elif option.field == "seed":
+                found.append((name, (value + choice) & MOST_INT))
             elif option.field != "top_k" or self.options.get("temperature") != 0:
-                found.append((name, value + choice if option.field == "seed" else value))
+                found.append((name, value))
         return found + self._whole_vocabulary()
 
     def _whole_vocabulary(self) -> list[tuple[str, Any]]:
@@ -126,7 +134,7 @@ class Generation:
     def _sampling_parameters(self, choice: int) -> bytes:
         wanted = dict(self.options)
         if "seed" in wanted:
-            wanted["seed"] += choice
+            wanted["seed"] = (wanted["seed"] + choice) & MOST_INT
         if self.stops:
             wanted["stop"] = [stop.decode() for stop in self.stops]
         if self.logprobs is not None:
@@ -188,7 +196,8 @@ def _prompts(request: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _max_tokens(request: dict[str, Any], is_chat: bool) -> int:
-    field = "max_completion_tokens" if request.get("max_completion_tokens") else "max_tokens"
+    newer = request.get("max_completion_tokens") is not None
+    field = "max_completion_tokens" if newer else "max_tokens"
     return _integer(request, field, CHAT_TOKENS if is_chat else COMPLETION_TOKENS, 1)
 
 
@@ -198,9 +207,10 @@ def _options(request: dict[str, Any], model: TritonModel) -> dict[str, Any]:
         value = option.read(request)
         if value is None:
             continue
-        if model.flavour is Flavour.VLLM or option.input_of(model) is not None:
+        is_greedy = option.field == "temperature" and value == 0
+        if is_greedy or model.flavour is Flavour.VLLM or option.input_of(model) is not None:
             found[option.field] = value
-        elif value != option.neutral and not (option.field == "temperature" and value == 0):
+        elif value != option.neutral:
             text = f"the model '{model.name}' in Triton has no input for {option.field}"
             raise RefusedError(text, option.field)
     return found
@@ -214,7 +224,7 @@ def _check_refused(request: dict[str, Any]) -> None:
 
 def _logprobs(request: dict[str, Any], is_chat: bool, model: TritonModel) -> int | None:
     field = "top_logprobs" if is_chat else "logprobs"
-    if request.get("logprobs") in (None, False):
+    if request.get("logprobs") is None or request["logprobs"] is False:
         if is_chat and request.get(field):
             raise RefusedError("top_logprobs needs logprobs: true", field)
         return None
@@ -259,4 +269,6 @@ def _integer(request: dict[str, Any], field: str, default: int, least: int) -> i
         return default
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise RefusedError(f"{field} must be an integer of at least {least}", field)
+    if value > MOST_INT:
+        raise RefusedError(f"{field} must be at most {MOST_INT}", field)
     return value

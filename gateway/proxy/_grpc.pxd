@@ -15,7 +15,6 @@ cdef enum:
     OK = 0
     CANCELLED = 1
     UNKNOWN = 2
-    RESOURCE_EXHAUSTED = 8
     INTERNAL = 13
     UNAVAILABLE = 14
 
@@ -67,8 +66,9 @@ cdef class Connection:
     cdef bint block_ends
     cdef list new                   # calls that something came for in this read
     cdef Buffer out
-    # May another call begin?
-    cdef bint has_room(self) noexcept
+    cdef uint32_t reserved          # calls that are about to begin
+    # May so many further calls begin?
+    cdef bint has_room(self, uint32_t n) noexcept
     # Begin one: `head` is its header block, `message` the one message of its request.
     cdef int begin(self, Call call, bytes head, bytes message) except -1
     cdef int close(self) except -1

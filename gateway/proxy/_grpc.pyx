@@ -7,7 +7,7 @@ from urllib.parse import unquote
 from hpack import Decoder, HPACKError
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from gateway._shared cimport Count
 from gateway.http._write cimport Buffer
@@ -17,7 +17,6 @@ cdef enum:
     # Frame types (RFC 9113 6).
     DATA = 0
     HEADERS = 1
-    PRIORITY = 2
     RST_STREAM = 3
     SETTINGS = 4
     PUSH_PROMISE = 5
@@ -82,12 +81,11 @@ cdef class Call:
         cdef Connection connection = self.connection
         if connection is None:
             return 0
-        connection._end_call(self)
         if not connection.closed:
             connection._frame(4, RST_STREAM, 0, self.id)
             put_number(connection.out, CANCEL, 4)
             connection._flush()
-        return 0
+        return connection._end_call(self)
 
     cdef int hold(self, bint is_held) except -1:
         self.is_held = is_held
@@ -209,8 +207,9 @@ cdef class Connection:
 
     # -- calls
 
-    cdef bint has_room(self) noexcept:
-        return not self.leaving and not self.closed and <size_t>len(self.calls) < self.most_calls
+    cdef bint has_room(self, uint32_t n) noexcept:
+        return not self.leaving and not self.closed and (
+            <uint64_t>len(self.calls) + self.reserved + n <= self.most_calls)
 
     cdef int begin(self, Call call, bytes head, bytes message) except -1:
         cdef size_t n = PyBytes_GET_SIZE(head)

@@ -1,9 +1,9 @@
 """See _pool.pxd."""
 
-import asyncio
 from collections import deque
 
 from engines.kind import KINDS
+from gateway.proxy.patience import patience
 
 from gateway._shared cimport Area, Count, EndpointWord
 from gateway.http._write cimport Buffer
@@ -135,7 +135,7 @@ cdef class Pool:
         cdef Upstream upstream
         self.words[<int>EndpointWord.E_DIALS] += 1
         try:
-            async with asyncio.timeout(self.plane.connect_s):
+            async with patience(self.plane.connect_s):
                 _, protocol = await self.plane.loop.create_connection(
                     self._make, self.endpoint.address, self.endpoint.port, ssl=self.tls,
                     server_hostname=self.endpoint.server_name or None if self.tls else None,

@@ -43,9 +43,12 @@ cdef class TritonUpstream(Upstream):
     cdef object job                 # what works on a prompt or counts tokens; has `cancel`
     cdef str tokenizer
     cdef bint has_head
+    cdef bint is_reserved           # its place on the connection, until it begins
+    cdef bint counts                # tokens are counted here
     cdef list left                  # calls that go on unheard
     cdef Booking booking            # is released when they end
     # private
+    cdef int _unreserve(self) except -1
     cdef int _leave(self, TritonCall call) except -1
     cdef int _end_left(self, TritonCall call) except -1
     cdef int _release(self) except -1

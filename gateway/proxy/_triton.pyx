@@ -1,15 +1,15 @@
 """See _triton.pxd."""
 
-import asyncio
-import logging
 import re
 import time
 from collections import deque
 from http import HTTPStatus
+from urllib.parse import quote
 
 from engines.dialect import Dialect, refusal_body, stream_error
 from engines.triton.request import RefusedError, read_request
 from engines.triton.status import http_status
+from gateway.proxy.patience import patience
 
 from cpython.bytes cimport PyBytes_GET_SIZE
 
@@ -32,8 +32,8 @@ cdef bytes STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
 cdef bytes LAST_CHUNK = b"0\r\n\r\n"
-
-log = logging.getLogger("headgate.triton")
+# Of printable ASCII all that `quote` would write otherwise.
+SAFE = "".join(map(chr, range(0x20, 0x7f)))
 
 
 cdef class TritonPool(Pool):
@@ -67,11 +67,7 @@ cdef class TritonPool(Pool):
             return TritonUpstream(self.plane, self, connection)
         self.callers.append(sink)
         self.plane.counts[<int>Count.WAITING_FOR_DIAL] += 1
-        if not self.dialing:
-            self.dialing = True
-            task = self.plane.loop.create_task(self._dial_grpc())
-            self.dials.add(task)
-            task.add_done_callback(self.dials.discard)
+        self._dial_more()
         return None
 
     cdef int ask(self, Upstream upstream, Sink sink, Request request) except -1:
@@ -88,7 +84,7 @@ cdef class TritonPool(Pool):
     cdef Connection _connection(self):
         cdef Connection connection
         for connection in self.connections:
-            if connection.has_room():
+            if connection.has_room(1):
                 return connection
         return None
 
@@ -111,7 +107,7 @@ cdef class TritonPool(Pool):
         self.words[<int>EndpointWord.E_DIALS] += 1
         connection = Connection(self.plane, self)
         try:
-            async with asyncio.timeout(self.plane.connect_s):
+            async with patience(self.plane.connect_s):
                 await self.plane.loop.create_connection(
                     lambda: connection, self.endpoint.address, self.grpc_port, ssl=self.grpc_tls,
                     server_hostname=(
@@ -124,13 +120,26 @@ cdef class TritonPool(Pool):
             self._fail_callers(_why(error))
             return
         self.dialing = False
+        if not connection.has_room(1):
+            connection.close()
+            self._fail_callers("its gRPC server takes no calls")
+            return
         self.load.dials_in_row = 0
         self.connections.append(connection)
-        while self.callers and connection.has_room():
+        while self.callers and connection.has_room(1):
             sink = self.callers.popleft()
             self._connected(sink, TritonUpstream(self.plane, self, connection))
         if self.callers:
-            self._fail_callers("its gRPC server takes no more calls")
+            self._dial_more()
+        if self.closed:
+            self._retire(connection)
+
+    def _dial_more(self):
+        if not self.dialing:
+            self.dialing = True
+            task = self.plane.loop.create_task(self._dial_grpc())
+            self.dials.add(task)
+            task.add_done_callback(self.dials.discard)
 
     cdef int _fail_callers(self, str why) except -1:
         cdef Sink sink
@@ -158,10 +167,14 @@ cdef class TritonPool(Pool):
         for upstream in list(self.leftovers):
             upstream._release()
         for connection in list(self.connections):
-            if connection.calls:
-                connection._leave()
-            else:
-                connection.close()
+            self._retire(connection)
+
+    def _retire(self, Connection connection):
+        """It takes no more calls, and ends with those that it has."""
+        if connection.calls:
+            connection._leave()
+        else:
+            connection.close()
 
 
 def _why(error):
@@ -181,7 +194,11 @@ cdef class TritonCall(Call):
     cdef int on_message(self, const char* p, size_t n) except -1:
         cdef Response response
         cdef TritonUpstream upstream = self.upstream
-        if self.is_final or self.is_left:
+        cdef Pool pool = upstream.pool
+        if self.is_left:
+            pool.load.last_event_s = now_s()   # its engine does not hang
+            return 0
+        if self.is_final:
             return 0
         if not read_response(p, n, &response):
             return upstream._fail(500, "Triton sent what is no ModelStreamInferResponse")
@@ -230,6 +247,8 @@ cdef class TritonUpstream(Upstream):
     def __init__(self, Plane plane, TritonPool pool, Connection connection):
         Upstream.__init__(self, plane, pool)
         self.connection = connection
+        connection.reserved += 1
+        self.is_reserved = True
         self.head = pool.head
         self.calls = []
         self.left = []
@@ -277,8 +296,10 @@ cdef class TritonUpstream(Upstream):
             return
         try:
             if prompt is None:
+                # No fault of the engine's, nor mended by another one.
                 self._refuse(
-                    503, f"the tokenizer of '{self.tokenizer}' is not loaded: see the log", None)
+                    400, f"chats with '{self.tokenizer}' cannot be read: its tokenizer could not "
+                    "be loaded, see the gateway's log", None)
             elif prompt.refused:
                 self._refuse(400, prompt.refused, "messages")
             else:
@@ -290,21 +311,29 @@ cdef class TritonUpstream(Upstream):
         cdef Choice choice
         cdef TritonCall call
         cdef TritonPool pool = self.pool
-        cdef bytes message, id = self.request.request_id
-        counts = not self.generation.asks_counts and (
+        # What an HTTP header may hold and metadata may not is written in ASCII.
+        cdef bytes message, id = quote(self.request.request_id, safe=SAFE).encode()
+        self.counts = not self.generation.asks_counts and (
             self.plane.has_tokenizer(self.tokenizer)) and (
             self.generation.include_usage or not self.generation.stream)
         head = self.head + header_block([(b"x-request-id", id)])
         self.reply = Reply(
             self.generation, prompts, id, self.request.served.name, <long long>time.time(),
-            -1 if n_tokens is None else n_tokens, counts,
+            -1 if n_tokens is None else n_tokens, self.counts,
         )
-        if self.connection.closed:
+        try:
+            messages = [
+                self.generation.message(choice.prompt, choice.index, id)
+                for choice in self.reply.choices
+            ]
+        except RefusedError as error:
+            return self._refuse(error.status, str(error), error.field)
+        self._unreserve()
+        if not self.connection.has_room(len(messages)):
             return self._drop(True)
-        for choice in self.reply.choices:
+        for choice, message in zip(self.reply.choices, messages):
             call = TritonCall(self, choice)
             self.calls.append(call)
-            message = self.generation.message(choice.prompt, choice.index, id)
             pool.words[<int>EndpointWord.E_BYTES_OUT] += PyBytes_GET_SIZE(message)
             self.connection.begin(call, head, message)
         return 0
@@ -342,15 +371,15 @@ cdef class TritonUpstream(Upstream):
         return self._finish() if self.reply.n_open == 0 else 0
 
     cdef int _finish(self) except -1:
-        if self.reply.keeps_texts and not self.generation.asks_counts and (
-                self.plane.has_tokenizer(self.tokenizer)):
+        if self.counts:
             self._flush()
             return self._count()
         return self._end()
 
     cdef int _count(self) except -1:
+        prompts = () if self.generation.is_chat else self.generation.prompts
         self.job = self.plane.tokenizing.count(
-            self.tokenizer, self.reply.texts(), self._on_count)
+            self.tokenizer, prompts, self.reply.texts(), self._on_count)
         return 0
 
     def _on_count(self, n_tokens):
@@ -360,7 +389,9 @@ cdef class TritonUpstream(Upstream):
             return
         try:
             if n_tokens is not None:
-                self.reply.n_counted = n_tokens
+                n_prompt, self.reply.n_counted = n_tokens
+                if not self.generation.is_chat:
+                    self.reply.prompt_tokens = n_prompt
             self._end()
         except Exception as error:
             sink.on_error(error)
@@ -390,6 +421,7 @@ cdef class TritonUpstream(Upstream):
 
     cdef int _part(self, bint clean) except -1:
         cdef Sink sink = self.sink
+        self._unreserve()
         self._cancel_calls()
         self.sink = None
         self.closed = True
@@ -414,6 +446,12 @@ cdef class TritonUpstream(Upstream):
     cdef int _drop(self, bint untouched) except -1:
         self.reused = untouched     # nobody was to blame: it may be asked anew
         return self._part(False)
+
+    cdef int _unreserve(self) except -1:
+        if self.is_reserved:
+            self.is_reserved = False
+            self.connection.reserved -= 1
+        return 0
 
     cdef int _cancel_calls(self) except -1:
         cdef TritonCall call
@@ -457,6 +495,7 @@ cdef class TritonUpstream(Upstream):
         if self.job is not None:
             self.job.cancel()
             self.job = None
+        self._unreserve()
         return self._cancel_calls()
 
     cdef void let_go(self) noexcept:

@@ -34,7 +34,7 @@ cdef class Reply:
     cdef object tool                # engines.triton.guide.ForcedTool, or None
     cdef bint tells_logprobs
     cdef bytes close_text           # what of an event stands behind its text
-    cdef int64_t prompt_tokens          # -1: not known
+    cdef public int64_t prompt_tokens   # -1: not known
     cdef int64_t told_tokens            # the same by the model itself; 0: it did not say
     cdef public int64_t n_counted       # of the answer, by the model's tokenizer; -1: not counted
     cdef bint keeps_texts

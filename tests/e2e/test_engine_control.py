@@ -283,8 +283,8 @@ def test_what_an_engine_cannot_do_it_says_itself(product):
     async def scene(house, engines):
         operator = Operator(house, engines)
         able = (await operator.models())["capabilities"]
-        assert not any(one["yes"] for name, one in able.items() if name != "sleep_levels")
-        assert able["sleep_levels"] == []
+        assert able.pop("sleep_levels") == []
+        assert {name for name, one in able.items() if one["yes"]} == {"cancel"}
         for method, path, body, words in CANNOT:
             answer = await operator.ask(method, path, body)
             error = answer.json()["error"]
@@ -392,8 +392,11 @@ def test_the_command_line(product, tmp_path):
         listed = await run("models", place)
         assert listed.splitlines()[2].split() == ["org/poet", "ready", "sim"]
         assert "levels 0, 1, 2" in listed
+        assert await run("ready", place, "org/poet") == f"{place}: 'org/poet' is ready\n"
         assert "level 2" in await run("sleep", place, "--level", "2")
         assert "asleep" in (await run("list")).splitlines()[1]
+        code, out, _ = await command(house, tmp_path, "ready", place, "sim")
+        assert (code, out) == (1, f"{place}: 'sim' is not ready\n")
         assert json.loads(await run("wake", place, "--json"))["changed"]
         assert "removed successfully" in await run("unload-adapter", place, "org/poet")
         code, out, err = await command(house, tmp_path, "load", place, "other")

@@ -1,8 +1,13 @@
 """Scrapes of one page over real sockets: at its pace, over one connection, unknown if in doubt."""
 
 import asyncio
+import contextlib
+import gc
+import socket
+import threading
 
 import pytest
+import uvloop
 
 from engines.kind import KINDS
 from engines.load import EngineLoad, LoadReader
@@ -222,3 +227,34 @@ def test_pace(steps, waits_s):
 def test_bounds_that_stand_the_wrong_way_round():
     pace = Pace(3.0, 1.0)
     assert [pace.next_s(busy, 0.0) for busy in (True, False, False)] == [3.0, 3.0, 3.0]
+
+
+def test_a_server_that_speaks_first():
+    """uvloop hears it before the dial's own task goes on: the scrape has failed by then."""
+    greeted = []
+
+    def greet(listener):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                greeted.append(connection)
+                connection.sendall(b"220 ready\r\n\r\n")
+
+    async def inside(port):
+        faults = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+        found, why = await loads_of(port, 20)
+        gc.collect()  # a task's exception that nobody asks for is told when the task goes
+        return found, why, faults
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=greet, args=(listener,))
+        thread.start()
+        found, why, faults = uvloop.run(inside(listener.getsockname()[1]))
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    for connection in greeted:
+        connection.close()
+    assert found == [None] * 20
+    assert why in ("speaks unasked", "answers what is not HTTP")
+    assert not faults

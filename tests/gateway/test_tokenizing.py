@@ -42,8 +42,8 @@ class Fake:
     def render(self, body: bytes) -> str:
         return body.decode()
 
-    def count(self, texts: Sequence[str]) -> int:
-        return len(texts)
+    def count(self, prompts: Sequence[str], texts: Sequence[str]) -> tuple[int, int]:
+        return len(prompts), len(texts)
 
 
 ended: list[str] = []
@@ -316,7 +316,7 @@ def test_a_prompt_waits_for_its_tokenizer_to_be_loaded() -> None:
             for model in ("good", "bad", "gone", "unknown"):
                 tokenizing.render(model, b"body", lambda said, of=model: found.append((of, said)))
             assert found == [("unknown", None)]
-            left = tokenizing.count("good", ["a"], found.append)
+            left = tokenizing.count("good", [], ["a"], found.append)
             assert left is not None
             left.cancel()
             tokenizing.forget("gone")

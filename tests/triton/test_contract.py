@@ -144,18 +144,20 @@ def test_some_flavours_can(base_url: str, flavour: str, field: str) -> None:
 
 
 @pytest.mark.parametrize("flavour", ["vllm_model"], indirect=True, scope="module")
-def test_logprobs(client: openai.OpenAI) -> None:
-    suite.test_logprobs(client)
-    suite.test_completions_logprobs(client)
+def test_logprobs(base_url: str) -> None:
+    with suite.openai_client(base_url) as asking:
+        suite.test_logprobs(asking)
+        suite.test_completions_logprobs(asking)
 
 
 @pytest.mark.parametrize("flavour", ["vllm_model"], indirect=True, scope="module")
-def test_logprobs_of_a_stream(client: openai.OpenAI) -> None:
+def test_logprobs_of_a_stream(base_url: str) -> None:
     """Those of every token, each with the event that has its text or with a later one."""
     text, told = "", []
-    with client.chat.completions.create(
-        messages=MESSAGES, max_tokens=9, stream=True, logprobs=True, **suite.GREEDY
-    ) as stream:
+    with suite.openai_client(base_url) as asking:
+        stream = asking.chat.completions.create(
+            messages=MESSAGES, max_tokens=9, stream=True, logprobs=True, **suite.GREEDY
+        )
         for choice in (choice for chunk in stream for choice in chunk.choices):
             text += choice.delta.content or ""
             told += (choice.logprobs and choice.logprobs.content) or []

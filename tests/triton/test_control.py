@@ -71,6 +71,11 @@ class Admin:
         status, answer = self.ask(path, {"model": model})
         return status, answer["error"]["message"]
 
+    def ready(self, model: str) -> bool:
+        status, answer = self.ask(f"/ready/{model}")
+        assert status == 200, answer
+        return bool(answer["ready"])
+
     def states(self) -> dict[str, str]:
         _, answer = self.ask("/models")
         return {one["id"]: one["state"] for one in answer["data"]}
@@ -110,6 +115,7 @@ def test_eight_callers_are_one_load_and_requests_wait_for_it(
 ) -> None:
     admin = Admin(gateway, server)
     assert admin.states()["vllm_slow"] == "unloaded"
+    assert not admin.ready("vllm_slow")
     assert complete(gateway, "vllm_slow") == 404
     with ThreadPoolExecutor(12) as pool:
         loads = [pool.submit(admin.done, "/load", "vllm_slow") for _ in range(8)]
@@ -117,6 +123,7 @@ def test_eight_callers_are_one_load_and_requests_wait_for_it(
         wait_until(lambda: "loading: vllm_slow:1" in server.log_tail(), "it is being loaded")
         statuses = [pool.submit(complete, gateway, "vllm_slow") for _ in range(4)]
         answers = [load.result() for load in loads]
+    assert admin.ready("vllm_slow")
     assert {answer["changed"] for answer in answers} == {True}
     assert sum(answer["joined"] for answer in answers) == 7
     assert [status.result() for status in statuses] == [200] * 4
@@ -127,6 +134,33 @@ def test_eight_callers_are_one_load_and_requests_wait_for_it(
     assert not server.model_ready("vllm_slow"), "an unload ends when it is unloaded"
     assert complete(gateway, "vllm_slow") == 404
     assert not admin.done("/unload", "vllm_slow")["changed"]
+
+
+def test_callers_of_tritons_own_protocol_share_a_load_too(gateway: Gateway, server: Triton) -> None:
+    def change(verb: str, body: bytes = b"{}") -> int:
+        request = urllib.request.Request(
+            f"{gateway.url}/v2/repository/models/vllm_slow/{verb}",
+            body,
+            {"authorization": f"Bearer {ADMIN_TOKEN}"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return int(answer.status)
+
+    def n_loads() -> int:
+        """Since it was unloaded, if it was."""
+        since = server.log_tail().rpartition("unloaded 'vllm_slow'")[2]
+        return since.count("loading: vllm_slow:1")
+
+    with ThreadPoolExecutor(12) as pool:
+        loads = [pool.submit(change, "load") for _ in range(8)]
+        wait_until(lambda: n_loads() == 1, "it is being loaded")
+        statuses = [pool.submit(complete, gateway, "vllm_slow") for _ in range(4)]
+        assert [load.result() for load in loads] == [200] * 8
+    assert [status.result() for status in statuses] == [200] * 4
+    assert n_loads() == 1
+    assert change("unload") == 200
+    assert not server.model_ready("vllm_slow")
+    assert complete(gateway, "vllm_slow") == 404
 
 
 class Traffic:
@@ -255,10 +289,15 @@ def test_a_repository_that_wants_a_header(
             body = json.dumps({**engine, **more}).encode()
             assert answer_of(urllib.request.Request(endpoints, body, headers))[0] == 201
 
+        header = 'set `control_header: "admin-key: ..."`'
         add()
         status, words = admin.refused("/load", "vllm_early")
         assert status == 501
         assert 'control_header: "admin-key: ..."' in words
+        wait_until(
+            lambda: any(header in one["last_probe"] for one in gateway.endpoints()),
+            "the probe says what to set",
+        )
         request = urllib.request.Request(admin.place, None, headers, method="DELETE")
         assert answer_of(request)[0] == 202
         wait_until(lambda: len(gateway.endpoints()) == 1, "it has left")

@@ -159,6 +159,35 @@ def test_a_client_that_leaves_frees_the_engine(
     figure(f"client left Triton ({prompt}, stream={stream}): free in {freed_s * 1000:.0f} ms")
 
 
+def test_an_ensemble_stays_booked_until_it_has_ended(gateway: Gateway) -> None:
+    """Triton runs it to its end, whoever left; then its endpoint is free again."""
+    prompt = "<made-up text=count delay_s=0.02>"
+
+    async def story() -> None:
+        for body in (
+            {"max_tokens": 200, "stream": True},
+            {"max_tokens": 200},
+            {"max_tokens": 200, "n": 2, "stream": True},
+        ):
+            async with client() as http:
+                body = {"model": "ensemble", "prompt": prompt, **body}
+                asked = asyncio.create_task(http.post(f"{gateway.url}/v1/completions", json=body))
+                await until(lambda: gateway.in_flight() == 1, 30, "it runs")
+                await asyncio.sleep(0.5)
+                asked.cancel()
+                await asyncio.sleep(1.0)
+            assert gateway.in_flight() == 1
+            await until(lambda: gateway.in_flight() == 0, 30, "it has ended")
+        # A stop word that is found here, too: the answer is there, and the engine works on.
+        async with client() as http:
+            body = {"model": "ensemble", "prompt": prompt, "max_tokens": 200, "stop": " 7"}
+            answer = await http.post(f"{gateway.url}/v1/completions", json=body)
+            assert answer.json()["choices"][0]["text"] == " 0 1 2 3 4 5 6"
+        await until(lambda: gateway.in_flight() == 0, 30, "it has ended")
+
+    asyncio.run(story())
+
+
 def running(triton: Triton) -> int:
     return int(triton.metric("vllm:num_requests_running"))
 

@@ -19,6 +19,7 @@ from engines.control import (
 NOT_FOUND = (404, {"detail": "Not Found"})
 WRONG_METHOD = (405, {"detail": "Method Not Allowed"})
 EMPTY = (200, b"")
+NO_OPTION = Refused(400, "no options are known here, but a was given")
 
 
 def play(talk, script):
@@ -252,6 +253,8 @@ def index(*entries):
 READY = ("m", "1", "READY")
 BROKEN = ("m", "1", "UNAVAILABLE", "Internal: out of memory\n")
 LOAD = "POST /v2/repository/models/m/load"
+MAY_IT = "POST /v2/repository/models/headgate-asks-whether-it-may/unload"
+MAY = [index(READY), (MAY_IT, EMPTY)]
 UNLOAD = "POST /v2/repository/models/m/unload"
 NO_MODE = (503, {"error": "explicit model load / unload is not allowed if polling is enabled"})
 RESTRICTED = (403, {"error": "This API is restricted, expecting header 'admin-key'"})
@@ -378,8 +381,16 @@ TRITON = [
             ListedModel("b", ModelState.FAILED, "Internal: out of memory"),
         ],
     ),
-    ("no sleep", lambda driver: driver.sleep(1), [], Unable("unload its models")),
-    ("no adapters", lambda driver: driver.load_adapter("a", "/a"), [], Unable("adapters")),
+    (
+        "new in its repository, or not at all",
+        lambda driver: driver.load("m", {"reload": True}),
+        [index(("n",)), (LOAD, (500, {"error": "failed to load 'm'"}))],
+        Refused(500, "'m' is not loaded", "failed to load 'm'"),
+    ),
+    ("no sleep", lambda driver: driver.sleep(1), MAY, Unable("unload its models")),
+    ("no waking", lambda driver: driver.wake(), MAY, Unable("unload its models")),
+    ("no adapters", lambda driver: driver.load_adapter("a", "/a"), MAY, Unable("adapters")),
+    ("none to unload", lambda driver: driver.unload_adapter("a"), MAY, Unable("adapters")),
 ]
 
 ARGS = {"enable_lora": True, "enable_memory_saver": True, "model_path": "/m"}
@@ -552,6 +563,7 @@ OLLAMA = [
         ],
         Done(True, "'m:latest' is unloaded", forgets=True),
     ),
+    ("an option to unload", lambda driver: driver.unload("m", {"a": 1}), [], NO_OPTION),
     ("no sleep", lambda driver: driver.sleep(1), [], Unable("unload its models")),
     ("no adapters", lambda driver: driver.load_adapter("a", "/a"), [], Unable("ollama create")),
 ]
@@ -601,6 +613,8 @@ LLAMACPP = [
         [router(m=LOADED), ('POST /models/unload {"model": "m"}', (200, {"success": True}))],
         Done(True, "'m' is unloaded", forgets=True),
     ),
+    ("an option", lambda driver: driver.load("m", {"a": 1}), [], NO_OPTION),
+    ("an option to unload", lambda driver: driver.unload("m", {"a": 1}), [], NO_OPTION),
 ]
 
 OTHERS = [
@@ -619,12 +633,7 @@ OTHERS = [
         [("GET /v1/models", (200, b"<html>"))],
         Refused(502, "/v1/models answers something that is no model list"),
     ),
-    (
-        "an option",
-        lambda driver: driver.load("m", {"a": 1}),
-        [],
-        Refused(400, "no options are known here, but a was given"),
-    ),
+    ("an option", lambda driver: driver.load("m", {"a": 1}), [], NO_OPTION),
 ]
 
 CASES = [
@@ -659,7 +668,6 @@ def test_conversations(kind, order, script, outcome):
         assert play(talk, script) == outcome
 
 
-MAY_IT = "POST /v2/repository/models/headgate-asks-whether-it-may/unload"
 CAPABLE = [
     ("vllm", [MAY_LOAD, AWAKE], {"load_adapter", "unload_adapter", "sleep", "wake"}, (0, 1, 2)),
     ("vllm", [MAY_LOAD, NO_DEV], {"load_adapter", "unload_adapter"}, ()),
@@ -682,7 +690,7 @@ CAPABLE = [
 def test_what_an_engine_can_do_is_found_out(kind, script, able, levels):
     found = play(driver_of(kind).discover(), script).described()
     assert found.pop("sleep_levels") == list(levels)
-    assert {name for name, one in found.items() if one["yes"]} == able
+    assert {name for name, one in found.items() if one["yes"]} == able | {"cancel"}
     assert all(one["why"] for one in found.values() if not one["yes"])
 
 

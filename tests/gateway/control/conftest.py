@@ -4,7 +4,9 @@ import asyncio
 import ctypes
 import json
 import mmap
+import re
 import time
+from urllib.parse import unquote
 
 import pytest
 
@@ -28,8 +30,10 @@ class EngineDouble:
         """Instead of all that: path -> (status, body); others answer 404."""
         self.hang = set()
         """Paths that never answer."""
+        self.held = {}
+        """Path -> event that its answer waits for."""
         self.asked = []
-        """(path, head) of every request."""
+        """(path, head and body) of every request."""
         self.port = 0
         self._server = None
 
@@ -52,10 +56,15 @@ class EngineDouble:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             path = head.split(" ")[1]
+            length = re.search(r"(?i)\r\ncontent-length: (\d+)", head)
+            if length:
+                head += (await reader.readexactly(int(length[1]))).decode()
             self.asked.append((path, head))
             if path in self.hang:
                 await reader.read()
                 return
+            if path in self.held:
+                await self.held[path].wait()
             status, body = self._page(path)
             writer.write(
                 f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
@@ -80,6 +89,63 @@ class EngineDouble:
 
     def count(self, path):
         return sum(asked == path for asked, _ in self.asked)
+
+
+class TritonDouble(EngineDouble):
+    """A Triton's repository."""
+
+    def __init__(self):
+        super().__init__()
+        self.states = {"m": "READY"}
+        """Of all its models; '' was never loaded."""
+        self.config = 200, {}
+        """Status, and what stands in every model's configuration beside its name."""
+        self.refusal = None
+        """(status, error) of all orders."""
+        self.unloaded = "UNAVAILABLE"
+        """The state of what was to be unloaded."""
+        self.index_refusal = None
+
+    def _page(self, path):
+        if path == "/v2/health/live":
+            return 200, ""
+        if path == "/v2/repository/index":
+            return self._index('"ready":true' in self.asked[-1][1])
+        _, _, kind, *words = path.split("/")
+        if kind == "models":
+            status, fields = self.config
+            return status, json.dumps({"name": unquote(words[0]), **fields})
+        if kind != "repository":
+            return 404, ""
+        return self._order(unquote(words[1]), words[2])
+
+    def _index(self, only_ready):
+        if self.index_refusal:
+            return self.index_refusal[0], json.dumps({"error": self.index_refusal[1]})
+        listed = [
+            {"name": name, "version": "1", "state": state} if state else {"name": name}
+            for name, state in self.states.items()
+            if state == "READY" or not only_ready
+        ]
+        return 200, json.dumps(listed)
+
+    def _order(self, model, verb):
+        if self.refusal is None and verb == "load" and model not in self.states:
+            return 500, json.dumps({"error": f"failed to load '{model}'"})
+        if self.refusal:
+            return self.refusal[0], json.dumps({"error": self.refusal[1]})
+        if model in self.states:
+            self.states[model] = "READY" if verb == "load" else self.unloaded
+        return 200, ""
+
+    def orders(self):
+        """(model, verb, body) of each."""
+        found = []
+        for path, request in self.asked:
+            if path.startswith("/v2/repository/models/"):
+                model, verb = path.split("/")[-2:]
+                found.append((unquote(model), verb, request.partition("\r\n\r\n")[2]))
+        return found
 
 
 class Cell(ctypes.Structure):
@@ -129,6 +195,11 @@ def until_fixture():
 @pytest.fixture
 def engine_double():
     return EngineDouble
+
+
+@pytest.fixture
+def triton_double():
+    return TritonDouble
 
 
 @pytest.fixture

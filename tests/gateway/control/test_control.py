@@ -213,6 +213,40 @@ def test_what_is_to_be_seen(scene):
     scene(play, "models: {fast: {alias_of: m}}")
 
 
+def test_is_a_model_ready(scene):
+    async def play(house, engine):
+        place = f"/admin/endpoints/127.0.0.1:{engine.port}/ready"
+        for model, ready in (("m", True), ("org/other", False)):
+            answer = await house.get(f"{place}/{model}", headers=TOKEN)
+            assert answer.json() == {
+                "endpoint": f"127.0.0.1:{engine.port}",
+                "model": model,
+                "ready": ready,
+            }
+        assert (await house.get(f"{place}/m")).status_code == 401
+        engine.models_status = 500
+        assert (await house.get(f"{place}/m", headers=TOKEN)).status_code == 502
+
+    scene(play)
+
+
+def test_an_endpoint_that_leaves_while_it_is_asked(scene, until):
+    async def play(house, engine):
+        place = f"/admin/endpoints/127.0.0.1:{engine.port}"
+        held = engine.held["/v1/models"] = asyncio.Event()
+        engine.asked.clear()
+        asked = asyncio.create_task(house.get(f"{place}/models", headers=TOKEN))
+        await until(lambda: engine.count("/v1/models"))
+        assert (await house.delete(place, headers=TOKEN)).status_code == 202
+        await until(lambda: not house.control.fleet.members)
+        held.set()
+        answer = await asked
+        assert answer.status_code == 404
+        assert "has left" in answer.json()["error"]["message"]
+
+    scene(play)
+
+
 def test_not_ready_without_engines(scene, until):
     async def play(house, engine):
         await engine.stop()

@@ -85,7 +85,7 @@ def test_a_triton_tells_itself_and_its_metrics_stand_elsewhere(engine_double, pe
         house = House(FAST, pen)
         member = house.add(engine.url, kind="auto", metrics_port=metrics.port)
         watch = house.prober.watches[0]
-        wanted = EngineLoad(running=2.0, waiting=1.0, kv_usage=0.25)
+        wanted = EngineLoad(running=2.0, waiting=1.0, kv_usage=0.25, models_ready=("vllm_model",))
         await until(lambda: watch.load == wanted)
         assert member.kind == "triton"
         assert set(member.models) == {"vllm_model"}
@@ -93,6 +93,67 @@ def test_a_triton_tells_itself_and_its_metrics_stand_elsewhere(engine_double, pe
         await house.prober.close()
         await engine.stop()
         await metrics.stop()
+
+    asyncio.run(run())
+
+
+GENERATES = {
+    "input": [
+        {"name": "text_input", "data_type": "TYPE_STRING"},
+        {"name": "sampling_parameters", "data_type": "TYPE_STRING"},
+    ],
+    "output": [{"name": "text_output", "data_type": "TYPE_STRING"}],
+}
+UNREAD = {
+    "failing": ((500, {"error": "busy"}), "/v2/models/m/config answers 500"),
+    "restricted": (
+        (403, {"error": "This API is restricted, expecting header 'k'"}),
+        '/v2/models/m/config answers 403: set `control_header: "k: ..."`',
+    ),
+    "silent": (None, "/v2/models/m/config does not answer within 0.3 s"),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_a_configuration_that_is_not_read_takes_no_model_away(triton_double, pen, until, name):
+    config, why = UNREAD[name]
+
+    async def run():
+        engine = await triton_double().start()
+        engine.config = 200, GENERATES
+        house = House(FAST, pen)
+        member = house.add(engine.url, kind="triton")
+        await until(lambda: house.state() is State.READY)
+        models, changes = member.triton, house.changes
+        assert set(models) == {"m"}
+        if config is None:
+            engine.hang.add("/v2/models/m/config")
+        else:
+            engine.config = config
+        await until(lambda: house.described(0)["models_fault"] == why)
+        assert (member.triton, house.changes) == (models, changes)
+        assert house.state() is State.READY
+        engine.hang.clear()
+        engine.config = 404, {"error": "Request for unknown model: 'm' is not found"}
+        await until(lambda: not member.triton)
+        assert house.described(0)["models_fault"] == ""
+        await house.prober.close()
+        await engine.stop()
+
+    asyncio.run(run())
+
+
+def test_a_restricted_index_says_what_to_set(triton_double, pen, until):
+    async def run():
+        engine = await triton_double().start()
+        engine.index_refusal = 403, "This API is restricted, expecting header 'admin-key'"
+        house = House(FAST, pen)
+        house.add(engine.url, kind="triton")
+        wanted = '/v2/repository/index answers 403: set `control_header: "admin-key: ..."`'
+        await until(lambda: house.described(0)["last_probe"] == wanted)
+        assert house.state() is State.UNKNOWN
+        await house.prober.close()
+        await engine.stop()
 
     asyncio.run(run())
 

@@ -18,7 +18,7 @@ from gateway.proxy._window import triton_answer
 def model(flavour=Flavour.TENSORRT_LLM, is_cumulative=False):
     inputs = {"text_input": "BYTES", "max_tokens": "INT32"}
     return TritonModel(
-        "m", flavour, inputs, frozenset(), batched=False, streams=True,
+        "m", flavour, inputs, batched=False, streams=True,
         is_cumulative=is_cumulative, cancels=True,
     )  # fmt: skip
 
@@ -188,14 +188,17 @@ def guided():
     return msgspec.structs.replace(model(Flavour.VLLM), inputs=inputs)
 
 
-@pytest.mark.parametrize(("choice", "finish"), [(TOOL["tool_choice"], "stop"), ("required", "tool_calls")])
+@pytest.mark.parametrize(
+    ("choice", "finish"), [(TOOL["tool_choice"], "stop"), ("required", "tool_calls")]
+)
 def test_a_forced_tool_is_called_with_the_text(choice, finish):
     asked = {**TOOL, "tool_choice": choice}
     arguments = b'{"city": "Paris"}'
     said = [(0, message(arguments[:5])), (0, message(arguments[5:], finish=b"stop", final=True))]
 
     streamed = events(triton_answer(generation(guided(), chat=True, **asked), ["p"], said))
-    calls = [call for e in streamed for c in e["choices"] for call in c["delta"].get("tool_calls", ())]
+    deltas = [choice["delta"] for event in streamed for choice in event["choices"]]
+    calls = [call for delta in deltas for call in delta.get("tool_calls", ())]
     assert [call["index"] for call in calls] == [0, 0, 0]
     assert calls[0]["type"] == "function"
     assert calls[0]["id"].startswith("call_")
@@ -213,13 +216,21 @@ def test_a_forced_tool_is_called_with_the_text(choice, finish):
 
 def logprobs(*tokens):
     """As the vLLM backend writes them: the chosen token first, then others."""
-    return json.dumps([
-        {
-            str(rank): {"logprob": -0.5 * rank, "rank": rank, "decoded_token": token}
-            for rank, token in ((2, chosen), (1, "likelier"))
-        }
-        for chosen in tokens
-    ]).encode()
+    return json.dumps(
+        [
+            {
+                str(rank): {"logprob": -0.5 * rank, "rank": rank, "decoded_token": token}
+                for rank, token in ((2, chosen), (1, "likelier"))
+            }
+            for chosen in tokens
+        ]
+    ).encode()
+
+
+def choices_of(answer, stream):
+    """Of all events, or of the one answer."""
+    told = events(answer) if stream else [json.loads(answer)]
+    return [choice for one in told for choice in one["choices"]]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -233,7 +244,7 @@ def test_logprobs_of_a_chat(stream):
     ]
     asked = generation(guided(), chat=True, logprobs=True, top_logprobs=1, stream=stream)
     answer = triton_answer(asked, ["p"], said)
-    choices = [c for e in (events(answer) if stream else [json.loads(answer)]) for c in e["choices"]]
+    choices = choices_of(answer, stream)
     told = [one for c in choices for one in (c["logprobs"] or {"content": []})["content"]]
     assert [one["token"] for one in told] == ["a", "\ufffd", "\ufffd"]
     assert [one["logprob"] for one in told] == [-1.0] * 3
@@ -248,7 +259,7 @@ def test_logprobs_of_a_completion(stream):
         (0, message(b" 3", final=True, finish=b"length", logprobs=logprobs(" 3"))),
     ]
     answer = triton_answer(generation(guided(), logprobs=2, stream=stream), ["p"], said)
-    choices = [c for e in (events(answer) if stream else [json.loads(answer)]) for c in e["choices"]]
+    choices = choices_of(answer, stream)
     told = [c["logprobs"] for c in choices if c["logprobs"]]
     assert [t for one in told for t in one["tokens"]] == ["one", " two", " 3"]
     assert [t for one in told for t in one["text_offset"]] == [0, 3, 7]
