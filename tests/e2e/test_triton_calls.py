@@ -223,6 +223,23 @@ def test_status_without_words_is_told_in_words(play):
     play_triton(play, scene, Triton(script))
 
 
+@pytest.mark.xfail(strict=True, reason="an HTTP status but 200 is a 500, whatever it is")
+@pytest.mark.parametrize("status", ["401", "429", "502", "503", "504"])
+def test_http_status_of_a_proxy_counts_as_its_grpc_status(play, status):
+    """As gRPC maps them: a proxy without a server behind it is UNAVAILABLE."""
+
+    async def script(call):
+        await call.asked.wait()
+        await http_answer(status)(call)
+
+    async def scene(house):
+        got = await complete(house)
+        assert got.status == (401 if status == "401" else 503)
+        assert f"HTTP {status}" in error_of(got)[1]
+
+    play_triton(play, scene, Triton(script))
+
+
 @pytest.mark.xfail(strict=True, reason="any :status but 200 is kept as what went wrong, 1xx too")
 def test_hint_before_the_head_is_no_status(play):
     async def script(call):

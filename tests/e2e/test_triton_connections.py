@@ -64,7 +64,7 @@ def test_connection_that_does_not_come_about(play, name):
         bad.opening = lambda link: link.settings({})
         assert told(await complete(house)) == GREETING
 
-    play_triton(play, scene, bad, good, connect_s=0.2)
+    play_triton(play, scene, bad, good, connect_s=0.5)
 
 
 def test_nobody_listens(play):
