@@ -518,7 +518,7 @@ cdef class Exchange(Sink):
         return self._failed(retry.Cause.DIAL, Reason.CONNECT_FAILED, why)
 
     cdef int on_lost(self, bint clean) except -1:
-        cdef bint reused = self.upstream.reused
+        cdef Upstream upstream = self.upstream
         cdef int cause
         self.account.enter()
         if self.stage >= <int>Stage.HOLDING and clean and self.relay.finish():
@@ -526,7 +526,8 @@ cdef class Exchange(Sink):
         self.upstream = None
         # Closed by the engine before it saw the request? Then that shows at once, and once.
         cause = retry.Cause.LOST
-        if (reused and self.stage == <int>Stage.WAITING and not self.attempts.refreshed
+        if self.stage == <int>Stage.WAITING and not self.attempts.refreshed and (
+                upstream.untouched or upstream.reused
                 and self.account.entered_s - self.account.dispatch_s < STALE_S):
             cause = retry.Cause.LOST_REUSED
         self.blameless = cause == retry.Cause.LOST_REUSED

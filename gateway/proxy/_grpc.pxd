@@ -18,6 +18,9 @@ cdef enum:
     INTERNAL = 13
     UNAVAILABLE = 14
 
+cdef enum:
+    NOT_SAID = -1
+
 cdef class Call:
     """One call; a subclass hears what comes. After `on_status` or `on_dropped`, or after
     `cancel`, it hears nothing more."""
@@ -28,9 +31,9 @@ cdef class Call:
     cdef Py_ssize_t sent_at
     cdef size_t unread              # bytes received and not given back to the server's window
     cdef bint is_held               # nothing is given back: whoever reads it is slow
-    cdef bytes partial              # of a message
+    cdef Buffer partial             # of a message; None: nothing of one
     cdef bint is_new                # something came in this read
-    cdef int64_t status             # grpc-status; -1: not said yet
+    cdef int64_t status             # grpc-status, or what HTTP's stands for; NOT_SAID
     cdef str details
     # A message of the answer; it lies in memory during this call only.
     cdef int on_message(self, const char* p, size_t n) except -1

@@ -57,6 +57,13 @@ cdef enum:
     MESSAGE_BYTES = 64 << 20
     MAX_WINDOW = 0x7fffffff
     MAX_ID = 0x7fffffff
+    MAX_FRAME_BYTES = (1 << 24) - 1
+
+# What a proxy's answer means where gRPC says nothing itself (gRPC's http-grpc-status-mapping).
+cdef dict STATUS_OF_HTTP = {
+    b"400": INTERNAL, b"401": 16, b"403": 7, b"404": 12, b"429": UNAVAILABLE, b"502": UNAVAILABLE,
+    b"503": UNAVAILABLE, b"504": UNAVAILABLE,
+}
 
 log = logging.getLogger("headgate.grpc")
 
@@ -218,7 +225,7 @@ cdef class Connection:
         call.connection = self
         call.id = self.next_id
         call.window = self.call_window
-        call.status = -1
+        call.status = NOT_SAID
         self.next_id += 2
         self.calls[call.id] = call
         self._frame(n, HEADERS, END_HEADERS, call.id)
@@ -356,8 +363,10 @@ cdef class Connection:
 
     def _go_away(self, uint32_t last_id):
         self._leave()
-        for id in [id for id in self.calls if id > last_id]:
-            self._drop(self.calls[id], True)
+        cdef Call call
+        for call in [call for id, call in self.calls.items() if id > last_id]:
+            if call.connection is not None:     # else its request has left it with another one
+                self._drop(call, True)
         if not self.calls and self.transport is not None:
             self.transport.close()
 
@@ -387,6 +396,8 @@ cdef class Connection:
             return 0
         if n % 6:
             raise ValueError("SETTINGS of a size that is no multiple of 6")
+        # Before what they allow is used: until then a server may hold to the old ones.
+        self._frame(0, SETTINGS, END_STREAM, 0)
         while at < n:
             value = read_number(p + at + 2, 4)
             if p[at] == 0 and p[at + 1] == MAX_CONCURRENT_STREAMS:
@@ -400,9 +411,9 @@ cdef class Connection:
                     call.window += grown
                     self._pump(call)
             elif p[at] == 0 and p[at + 1] == MAX_FRAME_SIZE:
-                self.most_frame_bytes = max(value, <uint32_t>FRAME_BYTES)
+                self.most_frame_bytes = min(
+                    max(value, <uint32_t>FRAME_BYTES), <uint32_t>MAX_FRAME_BYTES)
             at += 6
-        self._frame(0, SETTINGS, END_STREAM, 0)
         if not self.settled.done():
             self.settled.set_result(None)
         return 0
@@ -440,26 +451,27 @@ cdef class Connection:
         return 0
 
     cdef int _take_messages(self, Call call, const char* p, size_t n) except -1:
-        cdef bytes joined
-        cdef size_t size
-        if call.partial is not None:
-            joined = call.partial + p[:n]
-            call.partial = None
-            p = PyBytes_AS_STRING(joined)
-            n = PyBytes_GET_SIZE(joined)
-        while n >= MESSAGE_HEAD_BYTES and call.connection is not None:
-            size = read_number(<const uint8_t*>p + 1, 4)
-            if p[0] != 0 or size > MESSAGE_BYTES:
+        cdef Buffer partial = call.partial
+        cdef size_t size, at = 0
+        if partial is not None:
+            partial.put(p, n)
+            p = partial.start
+            n = partial.size
+        while n - at >= MESSAGE_HEAD_BYTES and call.connection is not None:
+            size = read_number(<const uint8_t*>p + at + 1, 4)
+            if p[at] != 0 or size > MESSAGE_BYTES:
+                text = "a compressed message" if p[at] else f"a message of {size} bytes"
                 call.cancel()
-                return call.on_status(
-                    INTERNAL, "a compressed message" if p[0] else f"a message of {size} bytes")
-            if n - MESSAGE_HEAD_BYTES < size:
+                return call.on_status(INTERNAL, text)
+            if n - at - MESSAGE_HEAD_BYTES < size:
                 break
-            call.on_message(p + MESSAGE_HEAD_BYTES, size)
-            p += MESSAGE_HEAD_BYTES + size
-            n -= MESSAGE_HEAD_BYTES + size
-        if n and call.connection is not None:
-            call.partial = PyBytes_FromStringAndSize(p, n)
+            call.on_message(p + at + MESSAGE_HEAD_BYTES, size)
+            at += MESSAGE_HEAD_BYTES + size
+        if call.connection is None or at == n:
+            call.partial = None
+        elif partial is None or at:
+            call.partial = Buffer()
+            call.partial.put(p + at, n - at)
         return 0
 
     cdef int _take_head(self, uint8_t flags, uint32_t id, const uint8_t* p, size_t n) except -1:
@@ -502,7 +514,8 @@ cdef class Connection:
                 call.status = int(value) if value.isdigit() and len(value) < 6 else UNKNOWN
             elif name == b"grpc-message":
                 call.details = unquote(value.decode("latin-1"))
-            elif name == b":status" and value != b"200" and call.status < 0:
+            elif name == b":status" and value != b"200" and not value.startswith(b"1"):
+                call.status = STATUS_OF_HTTP.get(value, UNKNOWN)
                 call.details = f"the server answers HTTP {value.decode('latin-1')}"
         if self.block_ends:
             self._tell_status(call)
@@ -510,14 +523,21 @@ cdef class Connection:
 
     def _tell_status(self, Call call):
         """The call is over, as the server says."""
-        cdef int status = call.status if call.status >= 0 else UNKNOWN
+        cdef int status = UNKNOWN if call.status == NOT_SAID else call.status
+        if status == OK and call.partial is not None:
+            status = INTERNAL
+            call.details = "its answer ends within a message"
+        if call.unsent is not None and not self.closed:
+            # It wants no more of the request; we end our side of the call too.
+            self._frame(4, RST_STREAM, 0, call.id)
+            put_number(self.out, NO_ERROR, 4)
         try:
             if call.is_new:
                 call.is_new = False
                 call.on_read()
             if call.connection is not None:
                 self._end_call(call)
-                call.on_status(status, call.details or "")
+                call.on_status(status, call.details or f"its call ends with gRPC status {status}")
         except Exception as error:
             self._end_call(call)
             call.on_error(error)

@@ -39,6 +39,8 @@ cdef class TritonUpstream(Upstream):
     cdef object generation
     cdef Reply reply
     cdef list calls
+    cdef list unasked               # (Choice, message): not begun yet, for want of room
+    cdef bint is_held
     cdef Buffer out
     cdef object job                 # what works on a prompt or counts tokens; has `cancel`
     cdef str tokenizer
@@ -55,6 +57,8 @@ cdef class TritonUpstream(Upstream):
     cdef int _begin(self) except -1
     cdef int _ask_model(self, list prompts, object n_tokens) except -1
     cdef int _refuse(self, int status, str text, str field) except -1
+    # Begin as many calls as the connection takes; the others as those end.
+    cdef int _begin_calls(self) except -1
     cdef int _begin_stream(self) except -1
     cdef int _flush(self) except -1
     # The stream's end: these events, and no more.

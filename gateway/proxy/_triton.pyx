@@ -223,7 +223,7 @@ cdef class TritonCall(Call):
         if self.is_left:
             return self.upstream._end_left(self)
         if self.is_final:
-            return 0
+            return self.upstream._begin_calls()
         if status != OK:
             return self.upstream._fail(http_status(status, details), details)
         # All messages came, and none said that it was the last: older servers do not.
@@ -251,6 +251,7 @@ cdef class TritonUpstream(Upstream):
         self.is_reserved = True
         self.head = pool.head
         self.calls = []
+        self.unasked = []
         self.left = []
         self.out = Buffer()
         self.out.open_chunk()
@@ -309,14 +310,12 @@ cdef class TritonUpstream(Upstream):
 
     cdef int _ask_model(self, list prompts, object n_tokens) except -1:
         cdef Choice choice
-        cdef TritonCall call
-        cdef TritonPool pool = self.pool
         # What an HTTP header may hold and metadata may not is written in ASCII.
-        cdef bytes message, id = quote(self.request.request_id, safe=SAFE).encode()
+        cdef bytes id = quote(self.request.request_id, safe=SAFE).encode()
         self.counts = not self.generation.asks_counts and (
             self.plane.has_tokenizer(self.tokenizer)) and (
             self.generation.include_usage or not self.generation.stream)
-        head = self.head + header_block([(b"x-request-id", id)])
+        self.head += header_block([(b"x-request-id", id)])
         self.reply = Reply(
             self.generation, prompts, id, self.request.served.name, <long long>time.time(),
             -1 if n_tokens is None else n_tokens, self.counts,
@@ -329,13 +328,27 @@ cdef class TritonUpstream(Upstream):
         except RefusedError as error:
             return self._refuse(error.status, str(error), error.field)
         self._unreserve()
-        if not self.connection.has_room(len(messages)):
+        if not self.connection.has_room(1):
             return self._drop(True)
-        for choice, message in zip(self.reply.choices, messages):
+        self.unasked = list(zip(self.reply.choices, messages))
+        return self._begin_calls()
+
+    cdef int _begin_calls(self) except -1:
+        cdef TritonPool pool = self.pool
+        cdef TritonCall call
+        cdef bytes message
+        if self.unasked and self.connection.leaving:
+            connection = pool._connection()
+            if connection is None:
+                return self._drop(False)
+            self.connection = connection
+        while self.unasked and self.connection.has_room(1):
+            choice, message = self.unasked.pop(0)
             call = TritonCall(self, choice)
+            call.is_held = self.is_held
             self.calls.append(call)
             pool.words[<int>EndpointWord.E_BYTES_OUT] += PyBytes_GET_SIZE(message)
-            self.connection.begin(call, head, message)
+            self.connection.begin(call, self.head, message)
         return 0
 
     cdef int _begin_stream(self) except -1:
@@ -368,7 +381,7 @@ cdef class TritonUpstream(Upstream):
         if not call.is_final:
             self._leave(call)
         self.reply.finish(call.choice, self.out)
-        return self._finish() if self.reply.n_open == 0 else 0
+        return self._finish() if self.reply.n_open == 0 else self._begin_calls()
 
     cdef int _finish(self) except -1:
         if self.counts:
@@ -444,7 +457,7 @@ cdef class TritonUpstream(Upstream):
             "invalid_request_error" if status < 500 else "server_error", text))
 
     cdef int _drop(self, bint untouched) except -1:
-        self.reused = untouched     # nobody was to blame: it may be asked anew
+        self.untouched = untouched
         return self._part(False)
 
     cdef int _unreserve(self) except -1:
@@ -456,6 +469,7 @@ cdef class TritonUpstream(Upstream):
     cdef int _cancel_calls(self) except -1:
         cdef TritonCall call
         calls, self.calls = self.calls, []
+        self.unasked = []
         for call in calls:
             self._leave(call)
         return 0
@@ -471,6 +485,7 @@ cdef class TritonUpstream(Upstream):
 
     cdef int _end_left(self, TritonCall call) except -1:
         self.left.remove(call)
+        self._begin_calls()
         return 0 if self.left else self._release()
 
     cdef bint books_on(self, const Booking* booking) except -1:
@@ -503,6 +518,7 @@ cdef class TritonUpstream(Upstream):
 
     cdef int hold(self, bint is_held) except -1:
         cdef TritonCall call
+        self.is_held = is_held
         for call in self.calls:
             call.hold(is_held)
         return 0

@@ -32,6 +32,7 @@ cdef class Upstream:
     cdef bint in_body
     cdef bint closed
     cdef bint reused                # has carried an exchange before this one
+    cdef bint untouched             # its engine said that it never began with this one
     cdef double idle_since_s
     cdef int fd
 

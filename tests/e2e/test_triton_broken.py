@@ -127,12 +127,7 @@ PLACE = st.tuples(st.booleans(), st.integers(0, 400))
 """A number of frames, or of bytes."""
 
 
-GO_AWAY_KEY_ERROR = pytest.mark.xfail(
-    strict=True, reason="GOAWAY drops a call that its request has cancelled by then: KeyError"
-)
-
-
-@pytest.mark.parametrize("n", [1, pytest.param(2, marks=GO_AWAY_KEY_ERROR)])
+@pytest.mark.parametrize("n", [1, 2])
 def test_whatever_it_sends_the_next_request_is_served(open_house, n):
     """Some of an answer, changed, and then the connection's end."""
 

@@ -111,7 +111,6 @@ def test_windows_of_a_call_and_of_all(play):
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="what new SETTINGS allow goes out before their ACK")
 @pytest.mark.parametrize(
     "more", [{CALL_WINDOW: 1 << 20}, {MOST_FRAME: 60_000, CALL_WINDOW: 60_000}]
 )
@@ -309,12 +308,6 @@ def test_no_more_calls_than_a_connection_takes(play, most):
     play_triton(play, scene, engine)
 
 
-NO_ROOM_FOR_ALL = pytest.mark.xfail(
-    strict=True, reason="choices that have no room on one connection are not asked over another"
-)
-
-
-@NO_ROOM_FOR_ALL
 def test_choices_of_one_request_where_a_connection_takes_one_call(play):
     engine = Triton(slowly, settings={MOST_CALLS: 1})
 
@@ -325,7 +318,6 @@ def test_choices_of_one_request_where_a_connection_takes_one_call(play):
     play_triton(play, scene, engine)
 
 
-@NO_ROOM_FOR_ALL
 def test_choices_of_one_request_beside_other_calls(play):
     """Where the connection there is has not room for all of them, another one has."""
     done = asyncio.Event()

@@ -63,7 +63,6 @@ def test_last_of_several_calls_is_refused(play):
     play_triton(play, scene, engine)
 
 
-@pytest.mark.xfail(strict=True, reason="after a second it is taken for a connection that broke")
 @pytest.mark.parametrize("end", ["refused", "GOAWAY"])
 def test_call_is_asked_anew_however_late_it_is_refused(play, end):
     """The server says for sure that it has not begun."""
@@ -117,12 +116,7 @@ class Leaving:
             await greet(call)
 
 
-BROKEN_BY_GOAWAY = pytest.mark.xfail(
-    strict=True, reason="GOAWAY drops a call that its request has cancelled by then: KeyError"
-)
-
-
-@pytest.mark.parametrize("n", [1, pytest.param(3, marks=BROKEN_BY_GOAWAY)])
+@pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("stream", [False, True])
 def test_calls_behind_the_last_one_are_asked_anew(play, stream, n):
     """Those before it end well."""
