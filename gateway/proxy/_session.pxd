@@ -26,6 +26,8 @@ cdef class Session(Client):
     cdef Request request            # the exchange's
     cdef object transport
     cdef object write
+    cdef int fd                     # its own, to send through what uvloop's loop need not see; -1: TLS
+    cdef bint is_queued             # the transport has, or had, some of what was sent
     cdef readonly int phase
     cdef bytes input                # received and not used: from `at` on
     cdef size_t at
