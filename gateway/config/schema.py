@@ -153,7 +153,8 @@ class ModelRule(Struct, frozen=True, kw_only=True):
     """Folder of the model's files (tokenizer.json and its kind), or `engine`: the engine is asked
     for token ids (POST /tokenize), which costs each request some milliseconds. With it, and with
     engines that publish KV events, prompts are compared by token ids with what each engine's cache
-    holds. Default: by their text, with what was sent there."""
+    holds. Default: by their text, with what was sent there. Chats with a model in Triton need the
+    folder: the gateway renders its template."""
     chat_template: str = ""
     """File of the chat template that the engines were started with; default: the folder's own."""
     labels: dict[str, Label] = {}
