@@ -47,6 +47,8 @@ NOT_HERE = (
 )
 SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
 HEALTH_PATH = "/v2/health/live"
+# Of a model that is to be loaded: it stands in the head of a request to the control process.
+NAME_LIMIT_CHARS = 1024
 
 Call = Callable[[bytes, Any], Awaitable[bytes]]
 
@@ -205,6 +207,9 @@ class GrpcPort(grpc.GenericRpcHandler):  # type: ignore[misc]
     async def _change(self, verb: str, message: bytes, context: Any) -> bytes:
         """The control process does it, at every engine, if it likes the token."""
         model, parameters = understood(read_repository_request, message)
+        if len(model) > NAME_LIMIT_CHARS:
+            long = f"the model's name is longer than {NAME_LIMIT_CHARS} characters"
+            raise Ended(grpc.StatusCode.INVALID_ARGUMENT, long)
         target = f"/v2/repository/models/{quote(model, safe='')}/{verb}"
         method = f"{SERVICE}RepositoryModel{verb.capitalize()}"
         async with self._relay.errand(context, method, HEALTH_PATH) as (one, metadata):

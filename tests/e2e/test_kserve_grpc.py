@@ -262,6 +262,18 @@ def test_repository_is_asked_for_one_model_whatever_its_name(play, model):
     play_grpc(play, scene, Engine(lambda call: b""))
 
 
+def test_repository_is_not_asked_for_a_name_without_end(play):
+    async def change(target, lines, body):
+        raise AssertionError(target)
+
+    async def scene(house):
+        house.worker.plane.change_repository = change
+        found = await status_of(ask(house, "RepositoryModelLoad", message((2, "m" * 1025))))
+        assert found == ("INVALID_ARGUMENT", "the model's name is longer than 1024 characters")
+
+    play_grpc(play, scene, Engine(lambda call: b""))
+
+
 async def ask_by_hand(house, method, *metadata):
     """The grpc-status of a call whose metadata need not be what gRPC's own library would send."""
 
