@@ -68,7 +68,8 @@ async def _triton() -> AsyncIterator[Engines]:
             json.dump({"models": {said["model"]: {"tokenizer": said["tokenizer"]}}}, config)
             config.flush()
             arguments = ("--engine", f"triton={said['url']}", "--config", config.name)
-            yield Engines("a real Triton", 1, said["model"], arguments, has_messages=False)
+            name = "a real Triton, whose model answers with words picked at random"
+            yield Engines(name, 1, said["model"], arguments, has_messages=False)
     finally:
         process.stdin.close()
         try:

@@ -41,6 +41,9 @@ def call(
     if not 200 <= status < 300:
         what = answer.get("error", {}).get("message", text) if isinstance(answer, dict) else text
         if status == 401:
-            what = "Missing or wrong admin token; give the gateway's own file with --config"
+            what = (
+                "Missing or wrong admin token; give the gateway's own file with --config, or set "
+                "HEADGATE_ADMIN_TOKEN"
+            )
         raise AdminError(f"{admin} answers {status}: {what}")
     return answer

@@ -434,7 +434,15 @@ class Control:
         if not self.fleet.members:
             log.warning("there are no engines: give --engine URL, or --sim 2 to try without any")
         for member in self.fleet.members.values():
-            log.info("engine %s at %s (%s)", member.name, member.url.base, member.engine.kind)
+            log.info("engine %s at %s (%s)", member.name, member.url.base, _kind(member))
+
+
+def _kind(member: Member) -> str:
+    """With the ports that a Triton has beside its URL's."""
+    engine, port = member.engine, member.url.port
+    if engine.kind != "triton":
+        return engine.kind
+    return f"triton, gRPC {engine.grpc_port or port + 1}, metrics {engine.metrics_port or port + 2}"
 
 
 def _state(watch: Watch) -> str:

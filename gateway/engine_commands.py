@@ -140,8 +140,8 @@ def ready(endpoint: str, model: str, as_json: bool, **where: str | None) -> None
     "options",
     multiple=True,
     metavar="NAME=VALUE",
-    help="As the engine takes it; VALUE: JSON, or text.  Triton: config, file:PATH.  Ollama: "
-    "keep_alive.  Repeat for more.",
+    help="As the engine takes it; VALUE: JSON, or text.  Triton: config, file:PATH, reload=true.  "
+    "Ollama: keep_alive.  Repeat for more.",
 )
 @_timed
 @_common

@@ -131,7 +131,7 @@ class Health:
         self.backoff_s = rules.backoff_s
         self._slow_from_s = -1.0e9
         self._gone = False  # condemned as dead, and no good probe since
-        self._hung = False  # condemned as stalled, and no progress since
+        self._hung = False  # condemned as stalled; neither progress nor a trial won since
         self._bad_probes = 0
         self._silent_probes = 0
         self._failures = _Row(failures)
@@ -171,8 +171,13 @@ class Health:
         return self.state in (State.READY, State.TRIAL) and self._bad_probes > 0
 
     def trial_due_s(self) -> float:
-        """When the backoff of an open circuit is over."""
-        return self.since_s + self.backoff_s
+        """When the backoff of an open circuit is over.
+
+        One that hung and has not moved since waits for `stuck_s`. Not for ever: where only one of
+        several models hung, its counters may stand still for good, and the others can serve.
+        """
+        wait_s = max(self.backoff_s, self.rules.stuck_s) if self._hung else self.backoff_s
+        return self.since_s + wait_s
 
     def on_probe(self, now_s: float, outcome: Outcome, text: str) -> Transition | None:
         """A probe ended; `text` says how, for people."""
@@ -301,7 +306,7 @@ class Health:
             self._dials.forgive()
         if self.state is State.UNKNOWN:
             return self._go(now_s, Cause.ANSWERED, "answers probes")
-        if self.state is State.OPEN and now_s >= self.trial_due_s() and not self._hung:
+        if self.state is State.OPEN and now_s >= self.trial_due_s():
             return self._go(now_s, Cause.TRIAL_DUE, "answers probes again")
         return None
 
@@ -337,6 +342,7 @@ class Health:
             self._begun_at_trial = self._begun
         elif new is State.READY and old is State.TRIAL:
             self._slow_from_s = now_s
+            self._hung = False
 
 
 class _Row:

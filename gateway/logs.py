@@ -17,6 +17,9 @@ def configure_logs(level: str, style: str) -> None:
     root.propagate = False
     root.setLevel(level.upper())
     logging.getLogger("asyncio").handlers[:] = [handler]
+    # The admin port's server: our bugs, not the garbage that anybody may send there.
+    logging.getLogger("uvicorn").handlers[:] = [handler]
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
 
 class _Text(logging.Formatter):

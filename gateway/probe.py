@@ -36,6 +36,9 @@ MAX_TEXT = 256
 """Characters of a model's name, and of what else its entry says."""
 OUR_FAULTS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """We are out of something: that says nothing about the engine."""
+_HINTS = {
+    TRITON.name: "; its `url` is that of its HTTP port (8000), not of the one for gRPC (8001)"
+}
 UNREACHABLE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
@@ -223,6 +226,8 @@ class Probe:
             refused = cause.errno in UNREACHABLE and not isinstance(cause, ssl.SSLError)
             outcome = Outcome.REFUSED if refused else Outcome.ILL
             return 0, f"cannot connect: {_why(cause)}", outcome
+        except (aiohttp.ClientResponseError, aiohttp.ClientConnectionResetError):
+            return 0, f"{path} gets no answer in HTTP{_HINTS.get(member.kind, '')}", Outcome.ILL
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return 0, f"{path} fails: {error or type(error).__name__}", Outcome.ILL
 

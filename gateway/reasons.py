@@ -91,8 +91,7 @@ REASONS: dict[Reason, Words] = {
         404,
         INVALID,
         "unknown_url",
-        "Unknown path: {}. If the engines serve it, list it under `paths` in the gateway's "
-        "configuration.",
+        "Unknown path: {}. {}",
     ),
     Reason.METHOD_NOT_ALLOWED: Words(405, INVALID, None, "This path does not take the method {}."),
     Reason.HEAD_TIMEOUT: Words(

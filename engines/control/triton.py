@@ -102,7 +102,9 @@ class TritonDriver(Driver):
     def unload(self, model: str, options: Mapping[str, Any]) -> Talk[Done]:
         parameters = _unload_parameters(options)
         found = yield from self._settled(model)
-        if found is None or found.state is not ModelState.READY:
+        if found is None:
+            return Done(False, f"there is no model '{model}' in its repository")
+        if found.state is not ModelState.READY:
             return Done(False, f"'{model}' is not loaded")
         yield from self._switch(model, "unload", parameters)
         yield from self._settled(model)
@@ -123,7 +125,7 @@ class TritonDriver(Driver):
         reply = yield Call("POST", path, body, changes=True)
         if reply.status in (401, 403) or _is_uncontrolled(reply):
             raise Unable(_barred(reply))
-        expect(reply, f"'{model}' is not {verb}ed")
+        expect(reply, f"'{model}' could not be {verb}ed")
 
 
 def _listed(name: str, entry: dict[str, Any]) -> ListedModel:
@@ -132,8 +134,8 @@ def _listed(name: str, entry: dict[str, Any]) -> ListedModel:
     state = STATES.get(str(entry.get("state")))
     if state is None:
         # One that was never loaded has no state; "unloaded" is no failure.
-        failed = words not in ("", "unloaded")
-        state = ModelState.FAILED if failed else ModelState.UNLOADED
+        words = "" if words == "unloaded" else words
+        state = ModelState.FAILED if words else ModelState.UNLOADED
     return ListedModel(name, state, words)
 
 
@@ -172,14 +174,16 @@ def _load_parameters(options: Mapping[str, Any]) -> dict[str, str]:
         elif name.startswith("file:") and isinstance(value, str):
             found[name] = value
         elif name != "reload" or not isinstance(value, bool):
-            raise Refused(400, f"unknown option '{name}'; there are {LOAD_OPTIONS}")
+            raise Refused(400, f"option '{name}' is not taken so; there are {LOAD_OPTIONS}")
     return found
 
 
 def _unload_parameters(options: Mapping[str, Any]) -> dict[str, bool]:
     for name, value in options.items():
         if name != "dependents" or not isinstance(value, bool):
-            raise Refused(400, f"unknown option '{name}'; there is dependents (true or false)")
+            raise Refused(
+                400, f"option '{name}' is not taken so; there is dependents (true or false)"
+            )
     return {"unload_dependents": True} if options.get("dependents") else {}
 
 

@@ -73,7 +73,8 @@ def read_forced_tool(request: Mapping[str, Any]) -> ForcedTool | None:
         called = choice.get("function") if isinstance(choice, dict) else None
         name, finish = called.get("name") if isinstance(called, dict) else None, "stop"
         if not isinstance(name, str) or name not in functions:
-            text = f"tool_choice must be auto, none, required or one of tools, not {choice!r:.80}"
+            called_for = repr(name if isinstance(name, str) else choice)
+            text = f"tool_choice must be auto, none, required or one of tools, not {called_for:.80}"
             raise RefusedError(text, "tool_choice")
     return ForcedTool(name, functions[name], finish)
 

@@ -54,9 +54,9 @@ class Option:
             raise RefusedError(f"{self.field} must be {_NAMES[self.kind]}", self.field)
         least, most = self.bounds
         if not least <= value <= most:
-            text = f"{self.field} must be at least {least:g}"
+            text = f"{self.field} must be at least {least}"
             is_told = most < ANY or value > most
-            raise RefusedError(text + f", and at most {most:g}" * is_told, self.field)
+            raise RefusedError(text + f", and at most {most}" * is_told, self.field)
         return self.kind(value)
 
 

@@ -245,7 +245,7 @@ def _stops(request: dict[str, Any]) -> tuple[bytes, ...]:
     stop = request.get("stop")
     stops = [stop] if isinstance(stop, str) else stop or []
     if not isinstance(stops, list) or not all(isinstance(one, str) and one for one in stops):
-        raise RefusedError("stop must be a text, or a list of texts", "stop")
+        raise RefusedError("stop must be a text, or a list of texts, none of them empty", "stop")
     if len(stops) > MAX_STOPS:
         raise RefusedError(f"stop has more than {MAX_STOPS} texts", "stop")
     return tuple(one.encode("utf-8", "replace") for one in stops)

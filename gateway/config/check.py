@@ -16,6 +16,7 @@ from gateway.config.url import parse_engine_url
 from router.policy import POLICIES
 
 MAX_URL = 2048
+MAX_PORT = 65535
 MAX_GPU_LABELS = 4
 # For a `tokenizer`: none here, the engine has one.
 ASK = "engine"
@@ -52,6 +53,7 @@ def check_engine(engine: Engine) -> None:
         parse_engine_url(engine.url)
     except ValueError as error:
         raise ValueError(f"url: {error}") from None
+    _check_triton(engine)
     for source in engine.kv_events:
         try:
             parse_kv_source(source, "0.0.0.0")
@@ -78,6 +80,20 @@ def check_engine(engine: Engine) -> None:
         ssl.create_default_context(cafile=engine.ca_file)
     except OSError:  # what OpenSSL says of it helps nobody
         raise ValueError(f"ca_file: {engine.ca_file} holds no certificates in PEM") from None
+
+
+def _check_triton(engine: Engine) -> None:
+    """ValueError, beginning with the key: its ports and ranks."""
+    if engine.kind not in ("triton", "auto") and engine.grpc_port:
+        raise ValueError("grpc_port: is of use only with `kind: triton`")
+    if engine.kind != "triton":
+        return
+    if engine.data_parallel > 1 or engine.rank is not None:
+        raise ValueError("data_parallel: Triton has no ranks; give each server its own entry")
+    port = parse_engine_url(engine.url).port
+    for name, after in (("grpc_port", 1), ("metrics_port", 2)):
+        if not getattr(engine, name) and port + after > MAX_PORT:
+            raise ValueError(f"{name}: missing; {port} + {after}, the default, is no port")
 
 
 def engine_name(url: str, name: str | None) -> str:
@@ -119,6 +135,8 @@ def _listeners(config: Config) -> list[str]:
     grpc_port = listen.grpc_port
     if grpc_port and grpc_port == listen.port:
         found.append(f"listen.grpc_port: {grpc_port} is listen.port already; choose another")
+    if grpc_port and grpc_port == config.admin.port and listen.host == config.admin.host:
+        found.append(f"listen.grpc_port: {grpc_port} is admin.port already; choose another")
     return found
 
 

@@ -153,7 +153,8 @@ class ModelRule(Struct, frozen=True, kw_only=True):
     """Folder of the model's files (tokenizer.json and its kind), or `engine`: the engine is asked
     for token ids (POST /tokenize), which costs each request some milliseconds. With it, and with
     engines that publish KV events, prompts are compared by token ids with what each engine's cache
-    holds. Default: by their text, with what was sent there."""
+    holds. Default: by their text, with what was sent there. Chats with a model in Triton need the
+    folder: the gateway renders its template."""
     chat_template: str = ""
     """File of the chat template that the engines were started with; default: the folder's own."""
     labels: dict[str, Label] = {}
@@ -245,7 +246,8 @@ class Health(Struct, frozen=True, kw_only=True):
     stands still: it hangs. /health alone says 200 all the while. Above the longest prefill step."""
     stuck_s: Seconds = 120.0
     """It has requests, but no answer and none of its counters moved for this long: it hung while it
-    was idle. Above the longest prefill: a million tokens take about a minute."""
+    was idle. Above the longest prefill: a million tokens take about a minute. One that hangs gets a
+    trial request after this long even if nothing moves: another of its models may serve."""
     dns_interval_s: Seconds = 30.0
     """Between two look-ups of an engine's name; also after each failed probe."""
 

@@ -12,6 +12,7 @@ def summary(config: Config) -> list[str]:
     """A line per thing that runs, and one for each part that is on. No secrets."""
     return [
         f"listen   {config.listen.host}:{config.listen.port}, {config.workers} worker(s)"
+        + (f", gRPC {config.listen.grpc_port}" if config.listen.grpc_port is not None else "")
         + (", HTTPS" if config.listen.tls_cert else ""),
         f"admin    {config.admin.host}:{config.admin.port}, "
         + ("/admin with a token" if config.admin.token else "/admin off (no token)"),

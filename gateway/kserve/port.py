@@ -22,7 +22,7 @@ from engines.kserve_wire import (
 )
 from gateway._shared import Count
 from gateway.kserve.channels import Channels
-from gateway.kserve.relay import Ended, Relay, status_for, understood, within
+from gateway.kserve.relay import SERVER_PATH, Ended, Relay, status_for, understood, within
 from gateway.kserve.status import code_of
 from gateway.kserve.stream import Stream
 from gateway.kserve.unary import Unary
@@ -46,7 +46,9 @@ NOT_HERE = (
     "LogSettings",
 )
 SERVING, NOT_SERVING = b"\x08\x01", b"\x08\x02"
-HEALTH_PATH, SERVER_PATH = "/v2/health/live", "/v2"
+HEALTH_PATH = "/v2/health/live"
+# Of a model that is to be loaded: it stands in the head of a request to the control process.
+NAME_LIMIT_CHARS = 1024
 
 Call = Callable[[bytes, Any], Awaitable[bytes]]
 
@@ -117,12 +119,13 @@ class GrpcPort(grpc.GenericRpcHandler):  # type: ignore[misc]
             SERVICE + "ServerMetadata": self._server_metadata,
             SERVICE + "ModelReady": self._model_ready,
             SERVICE + "ModelInfer": self._unary.infer,
+            SERVICE + "ModelStatistics": self._unary.statistics,
             SERVICE + "RepositoryIndex": self._index,
             SERVICE + "RepositoryModelLoad": self._load,
             SERVICE + "RepositoryModelUnload": self._unload,
             HEALTH + "Check": self._check,
         }
-        for method in ("ModelMetadata", "ModelConfig", "ModelStatistics"):
+        for method in ("ModelMetadata", "ModelConfig"):
             calls[SERVICE + method] = self._teller(method)
         for method in NOT_HERE:
             calls[SERVICE + method] = _not_here(method)
@@ -204,6 +207,9 @@ class GrpcPort(grpc.GenericRpcHandler):  # type: ignore[misc]
     async def _change(self, verb: str, message: bytes, context: Any) -> bytes:
         """The control process does it, at every engine, if it likes the token."""
         model, parameters = understood(read_repository_request, message)
+        if len(model) > NAME_LIMIT_CHARS:
+            long = f"the model's name is longer than {NAME_LIMIT_CHARS} characters"
+            raise Ended(grpc.StatusCode.INVALID_ARGUMENT, long)
         target = f"/v2/repository/models/{quote(model, safe='')}/{verb}"
         method = f"{SERVICE}RepositoryModel{verb.capitalize()}"
         async with self._relay.errand(context, method, HEALTH_PATH) as (one, metadata):

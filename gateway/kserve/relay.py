@@ -20,12 +20,14 @@ from gateway.proxy._plane import Plane
 from gateway.proxy.retry import Cause
 from gateway.reasons import Reason
 
-__all__ = ["Ended", "Failed", "Relay", "status_for", "understood", "within"]
+__all__ = ["SERVER_PATH", "Ended", "Failed", "Relay", "status_for", "understood", "within"]
 
 log = logging.getLogger("headgate.grpc")
 
 # The path as which any request is read; its model comes with the message.
 PATH = "/v2/models/model/infer"
+# Of what is asked of a server, not of a model.
+SERVER_PATH = "/v2"
 # A model's config is asked again after this; it may have been loaded anew.
 CONFIG_S = 60.0
 CONFIG_PATIENCE_S = 2.0

@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import grpc
+
 from engines.kserve import Tensors
-from engines.kserve_wire import SERVICE, read_infer, read_name
+from engines.kserve_wire import SERVICE, read_infer, read_name, renamed
 from gateway._shared import Count
-from gateway.kserve.relay import Relay, understood
-from gateway.proxy._errand import Errand
+from gateway.kserve.relay import SERVER_PATH, Relay, status_for, understood
+from gateway.proxy._errand import Errand, Refused
+from gateway.proxy._native import repository_index
 
 __all__ = ["Unary"]
 
@@ -26,6 +29,27 @@ class Unary:
         """ModelMetadata, ModelConfig, ModelStatistics: always by the same engine while it is up."""
         model, _ = understood(read_name, message)
         return await self._pass(method, message, context, model, None)
+
+    async def statistics(self, message: bytes, context: Any) -> bytes:
+        """ModelStatistics. Without a name: of every model that is ready and that the client may
+        use, each as if it were asked for alone."""
+        model, _ = understood(read_name, message)
+        if model:
+            return await self.tell("ModelStatistics", message, context)
+        method = SERVICE + "ModelStatistics"
+        async with self._relay.errand(context, method, SERVER_PATH) as (errand, _):
+            ready = repository_index(self._relay.plane, errand.allowed, True)
+            errand.end(Count.COMPLETED, 200)
+        # Messages put together are one, with the repeated fields of all.
+        return b"".join([await self._statistics_of(one["name"], context) for one in ready])
+
+    async def _statistics_of(self, model: str, context: Any) -> bytes:
+        try:
+            return await self.tell("ModelStatistics", renamed(b"", model), context)
+        except (Refused, grpc.aio.AioRpcError) as error:
+            if status_for(error)[0] is not grpc.StatusCode.NOT_FOUND:
+                raise
+            return b""  # it was unloaded meanwhile
 
     async def _pass(
         self, method: str, message: bytes, context: Any, model: str, tensors: Tensors | None

@@ -121,7 +121,7 @@ cdef class Request:
         name = p[head.path.start:head.path.start + head.path.size]
         self.path = self.plane.paths.get(name)
         if self.path is None:
-            return self._refuse(Reason.UNKNOWN_PATH, (name.decode("latin-1"),))
+            return self._refuse(Reason.UNKNOWN_PATH, (name.decode("latin-1"), path_hint(name)))
         if not (self.path.posts and self.method == b"POST") and (
                 self.method not in self.path.methods):
             return self._refuse(Reason.METHOD_NOT_ALLOWED, (self.method.decode("latin-1"),))
@@ -560,6 +560,13 @@ cdef class Request:
 cdef uint64_t _root(str model, str lora, bytes salt) except? 0:
     cdef bytes name = namespace(model, lora, salt.decode("utf-8", "replace"))
     return root_of(PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+
+
+cdef str path_hint(bytes path):
+    if path.startswith(b"/v2/"):
+        return ("Of Triton's own protocol the gateway passes what is about models; for one "
+                "server's memory, settings or sum of statistics ask the server itself.")
+    return "If the engines serve it, list it under `paths` in the gateway's configuration."
 
 
 cdef str text(const char* p, Span value):

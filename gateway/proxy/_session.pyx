@@ -456,7 +456,7 @@ cdef class Session(Client):
 
     cdef int _answer_metrics(self) except -1:
         if not self.plane.settings.metrics_on_data_port:
-            return self._refuse_for(Reason.UNKNOWN_PATH, ("/metrics (it is on the admin port)",))
+            return self._refuse_for(Reason.UNKNOWN_PATH, ("/metrics", "It is on the admin port."))
         if not self._skip_body():
             return self._refuse_for(Reason.METHOD_NOT_ALLOWED, ("GET with a body",))
         self.phase = Phase.RUNNING

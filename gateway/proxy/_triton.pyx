@@ -117,7 +117,7 @@ cdef class TritonPool(Pool):
         except Exception as error:      # whatever it is: who waits must hear of it
             self.dialing = False
             connection.close()
-            self._fail_callers(_why(error))
+            self._fail_callers(f"its gRPC port: {_why(error)}")
             return
         self.dialing = False
         if not connection.has_room(1):

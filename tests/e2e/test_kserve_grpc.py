@@ -166,6 +166,40 @@ def test_keys_limit_models(play):
     play_grpc(play, scene, engine, models=models, keys={"k": {"models": ["n"]}})
 
 
+def test_statistics_of_all_models(play):
+    def engine(*known):
+        def answer(call):
+            (name,) = [one for one in "mnop" if call.request == message((1, one))]
+            if name in known:
+                return message((1, message((1, name))))
+            return call.context.abort(grpc.StatusCode.NOT_FOUND, "unloaded")
+
+        return Engine(answer)
+
+    async def statistics(house, key):
+        metadata = (("authorization", f"Bearer {key}"),)
+        return await ask(house, "ModelStatistics", b"", metadata=metadata)
+
+    def of(*models):
+        return message(*((1, message((1, name))) for name in models))
+
+    async def scene(house):
+        assert await statistics(house, "all") == of("m", "n", "p")
+        assert await statistics(house, "some") == of("n")
+        assert (await status_of(statistics(house, "none")))[0] == "UNAUTHENTICATED"
+        house.state(1, State.OPEN)
+        assert await statistics(house, "all") == of("m")
+
+    play_grpc(
+        play,
+        scene,
+        engine("m"),
+        engine("n", "p"),
+        models={"m": [0], "n": [1], "o": [0], "p": [1]},
+        keys={"all": {}, "some": {"models": ["n", "o"]}},
+    )
+
+
 def test_server_level_calls_are_about_the_fleet(play):
     engine = Engine(lambda call: b"")
 
@@ -224,6 +258,18 @@ def test_repository_is_asked_for_one_model_whatever_its_name(play, model):
         (target,) = asked
         assert target.split() == [target]
         assert read_repository_path(target) == ((model, "load") if model else None)
+
+    play_grpc(play, scene, Engine(lambda call: b""))
+
+
+def test_repository_is_not_asked_for_a_name_without_end(play):
+    async def change(target, lines, body):
+        raise AssertionError(target)
+
+    async def scene(house):
+        house.worker.plane.change_repository = change
+        found = await status_of(ask(house, "RepositoryModelLoad", message((2, "m" * 1025))))
+        assert found == ("INVALID_ARGUMENT", "the model's name is longer than 1024 characters")
 
     play_grpc(play, scene, Engine(lambda call: b""))
 

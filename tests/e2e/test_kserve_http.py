@@ -86,7 +86,7 @@ REFUSALS = {
     "unknown model": ("POST", "/v2/models/nope/infer", b"{}", 404, "unknown model: 'nope'"),
     "other engine's model": ("POST", "/v2/models/v/generate", b"{}", 404, "unknown model: 'v'"),
     "unknown path": ("GET", "/v2/nothing", None, 404, "Unknown path"),
-    "all statistics": ("GET", "/v2/models/stats", None, 404, "Unknown path"),
+    "all statistics": ("GET", "/v2/models/stats", None, 404, "ask the server itself"),
     "trace": ("POST", "/v2/models/m/trace/setting", b"{}", 404, "Unknown path"),
     "climbing": ("GET", "/v2/models/../logging", None, 404, "Unknown path"),
     "method": ("GET", "/v2/models/m/infer", None, 405, "GET"),

@@ -293,12 +293,22 @@ def test_two_equal_readings_are_not_enough():
 
 
 def test_a_hung_engine_gets_no_trial_until_it_moves():
-    bench = ready()
+    bench = ready(stuck_s=120.0)
     assert stalled(bench).hung
     assert bench.scrape(5.0) is None
     assert bench.probe(GOOD, after_s=60) is None
     bench.scrape(6.0)
     assert bench.probe(GOOD).new is State.TRIAL
+
+
+def test_an_engine_of_which_one_model_hung_for_good_serves_with_the_others():
+    bench = ready(stuck_s=120.0)
+    stalled(bench)
+    assert bench.probe(GOOD, after_s=119.0) is None
+    assert bench.probe(GOOD, after_s=2.0).new is State.TRIAL
+    bench.look(successes=1)
+    assert bench.state is State.READY
+    assert bench.scrape(5.0).hung, "the next time it is found as the first time"
 
 
 OUTCOMES = st.sampled_from(Outcome)

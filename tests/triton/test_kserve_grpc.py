@@ -119,6 +119,15 @@ def test_statistics_grow(address: str) -> None:
         assert counts[1] == counts[0] + 1
 
 
+def test_statistics_of_all_models(triton: Triton, address: str) -> None:
+    found = []
+    for place in (triton.grpc_address, address):
+        with grpcclient.InferenceServerClient(place) as client:
+            statistics = client.get_inference_statistics(as_json=True)["model_stats"]
+        found.append(sorted((one["name"], one["version"]) for one in statistics))
+    assert found[1] == found[0]
+
+
 def test_repository(triton: Triton, both: tuple[Gateway, str]) -> None:
     _, address = both
     with grpcclient.InferenceServerClient(address) as client:

@@ -302,7 +302,7 @@ TRITON = [
         "broken",
         lambda driver: driver.load("m", {}),
         [index(("m",)), (LOAD, (400, {"error": "load failed for model 'm': out of memory"}))],
-        Refused(400, "'m' is not loaded", "load failed for model 'm': out of memory"),
+        Refused(400, "'m' could not be loaded", "load failed for model 'm': out of memory"),
     ),
     (
         "not there",
@@ -334,7 +334,8 @@ TRITON = [
         [],
         Refused(
             400,
-            "unknown option 'cfg'; there are config, file:PATH (base64) and reload (true or false)",
+            "option 'cfg' is not taken so; there are config, file:PATH (base64) and reload (true "
+            "or false)",
         ),
     ),
     (
@@ -366,6 +367,12 @@ TRITON = [
         Done(False, "'m' is not loaded"),
     ),
     (
+        "away, and never there",
+        lambda driver: driver.unload("m", {}),
+        [index(("n",))],
+        Done(False, "there is no model 'm' in its repository"),
+    ),
+    (
         "a name with a slash",
         lambda driver: driver.is_ready("org/m"),
         [("GET /v2/models/org%2Fm/ready", (400, {"error": "no"}))],
@@ -385,7 +392,7 @@ TRITON = [
         "new in its repository, or not at all",
         lambda driver: driver.load("m", {"reload": True}),
         [index(("n",)), (LOAD, (500, {"error": "failed to load 'm'"}))],
-        Refused(500, "'m' is not loaded", "failed to load 'm'"),
+        Refused(500, "'m' could not be loaded", "failed to load 'm'"),
     ),
     ("no sleep", lambda driver: driver.sleep(1), MAY, Unable("unload its models")),
     ("no waking", lambda driver: driver.wake(), MAY, Unable("unload its models")),

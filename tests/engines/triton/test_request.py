@@ -166,6 +166,21 @@ def test_what_cannot_be_done_is_named(fields: dict[str, Any], field: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"seed": 1 << 31}, "seed must be at least 0, and at most 2147483647"),
+        ({"temperature": -0.1}, "temperature must be at least 0"),
+        ({"stop": ""}, "stop must be a text, or a list of texts, none of them empty"),
+    ],
+)
+def test_the_refusal_says_what_would_do(fields: dict[str, Any], text: str) -> None:
+    with pytest.raises(RefusedError) as refused:
+        read(Flavour.TENSORRT_LLM, **fields)
+
+    assert str(refused.value) == text
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "logprobs": None},

@@ -311,6 +311,19 @@ WRONG = [
         "keys[0].labels.,: expected a name like [A-Za-z0-9][A-Za-z0-9._/-]{0,62}",
     ),
     ("admin: {port: 8080}", "admin.port: 8080 is listen.port already; choose another"),
+    ("listen: {grpc_port: 9180}", "listen.grpc_port: 9180 is admin.port already; choose another"),
+    (
+        "engines: [{url: 'http://a', kind: vllm, grpc_port: 8001}]",
+        "engines[0].grpc_port: is of use only with `kind: triton`",
+    ),
+    (
+        "engines: ['triton=http://a:65534']",
+        "engines[0].metrics_port: missing; 65534 + 2, the default, is no port",
+    ),
+    (
+        "engines: [{url: 'http://a', kind: triton, data_parallel: 2}]",
+        "engines[0].data_parallel: Triton has no ranks; give each server its own entry",
+    ),
 ]
 
 
