@@ -26,7 +26,7 @@ cdef class Session(Client):
     cdef Request request            # the exchange's
     cdef object transport
     cdef object write
-    cdef int fd                     # its own, to send through what uvloop's loop need not see; -1: TLS
+    cdef int fd                     # its own, to send to past the transport; -1: TLS
     cdef bint is_queued             # the transport has, or had, some of what was sent
     cdef readonly int phase
     cdef bytes input                # received and not used: from `at` on
