@@ -6,7 +6,7 @@ A real Triton streams from a made-up model (see tests/triton), one token each `g
 stream, and three proxies take turns between it and gwbench: Headgate; `callbacks`, tritonclient's
 streams with a callback each and json; `aio`, its generated stubs over grpc.aio and json. The last
 two do nothing but translate: no routing, no counts, no errors. CPU time of all processes of a
-proxy, divided by the events that came out of it.
+proxy, pinned to one core, divided by the events that came out of it.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def _round(name: str, engines: demo_engines.Engines, given: argparse.Namespace) 
         command = ["-m", "bench.triton_events", "--play", name, "--port", str(port)]
         command += ["--grpc-port", str(grpc_port)]
     process = subprocess.Popen(
-        [sys.executable, *command], env=environment(), start_new_session=True
+        ["taskset", "-c", "0", sys.executable, *command], env=environment(), start_new_session=True
     )
     try:
         _wait(name, port, engines.model)

@@ -108,6 +108,7 @@ cdef class Exchange(Sink):
     cdef int on_connection(self, Upstream upstream) except -1
     cdef int on_head(self, Upstream upstream, bytes data, const Head* head) except -1
     cdef int on_body(self, Upstream upstream, bytes data) except -1
+    cdef int on_events(self, Upstream upstream, bytes chunk, int n) except -1
     cdef int _kind(self, const char* p, const Head* head) noexcept
     cdef int _feed(self, bytes data, size_t at) except -1
     cdef bint _held_back(self, bytes out) except -1
@@ -134,4 +135,5 @@ cdef class Exchange(Sink):
     cdef int _timed_out(self) except -1
     cdef bint _failed_at_once(self) noexcept
     cdef int _answered(self) except -1
+    cdef int _count_events(self, int n) except -1
     cdef int _wait(self) except -1

@@ -289,6 +289,25 @@ cdef class Exchange(Sink):
         self.account.enter()
         return self._feed(data, 0)
 
+    cdef int on_events(self, Upstream upstream, bytes chunk, int n) except -1:
+        if self.stage != <int>Stage.STREAMING or not self.relay.passes_chunks():
+            return self.on_body(upstream, chunk)
+        self.account.enter()
+        self.pool.words[<int>EndpointWord.E_BYTES_IN] += PyBytes_GET_SIZE(chunk)
+        self.relay.scanner.n_events += n
+        self._count_events(n)
+        self._send(chunk)
+        return self._wait()
+
+    cdef int _count_events(self, int n) except -1:
+        if self.account.count_events(n, self.request, self.pool):
+            if self.plane.waiting.n:
+                self.plane.wake_soon(self.slot)
+            self.plane.router.booker.first_token(&self.booking, self.account.entered_s)
+            n -= 1
+        self.plane.router.booker.grow(&self.booking, n)
+        return 0
+
     cdef int _kind(self, const char* p, const Head* head) noexcept:
         if head.content_encoding >= 0 or head.content_type < 0:
             return BodyKind.OPAQUE
@@ -305,13 +324,7 @@ cdef class Exchange(Sink):
         if self.relay.ended and self.relay.rest != <size_t>PyBytes_GET_SIZE(data):
             self.reusable = False       # bytes behind the end: not ours to guess at
         if self.relay.new_events and not self._failed_at_once() and not self._gave_up(out):
-            if self.account.count_events(self.relay.new_events, self.request, self.pool):
-                if self.plane.waiting.n:
-                    self.plane.wake_soon(self.slot)
-                self.plane.router.booker.first_token(&self.booking, self.account.entered_s)
-                self.plane.router.booker.grow(&self.booking, self.relay.new_events - 1)
-            else:
-                self.plane.router.booker.grow(&self.booking, self.relay.new_events)
+            self._count_events(self.relay.new_events)
         elif self.kind != <int>BodyKind.EVENTS:
             self.account.last_s = self.account.entered_s
         if self.stage == <int>Stage.STREAMING:

@@ -52,6 +52,8 @@ cdef class Relay:
     cdef bytes ending(self, bytes frames)
     # Can an error event be put behind what has gone out?
     cdef bint takes_events(self) noexcept
+    # Between two chunks, all of which are events and go out as they came.
+    cdef bint passes_chunks(self) noexcept
     cdef void clear(self) noexcept
     # private
     cdef int _scan(self, const char* p, size_t n) except -1

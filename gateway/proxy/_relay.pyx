@@ -260,6 +260,12 @@ cdef class Relay:
             and self.walker.framing != <int>Framing.NO_BODY
         )
 
+    cdef bint passes_chunks(self) noexcept:
+        return (
+            self.shape == <int>Shape.AS_SENT and self.kind == <int>BodyKind.EVENTS
+            and self.walker.framing == <int>Framing.CHUNKED and self.held is None
+        )
+
     cdef void clear(self) noexcept:
         """Let go of what a response held; counts and usage stay readable until `start`."""
         self.held = None

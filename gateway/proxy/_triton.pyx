@@ -360,9 +360,11 @@ cdef class TritonUpstream(Upstream):
     cdef int _flush(self) except -1:
         cdef Sink sink = self.sink
         cdef bytes chunk = self.out.take_chunk()
+        cdef int n = self.reply.n_events
+        self.reply.n_events = 0
         self.out.open_chunk()
         if chunk is not None and sink is not None:
-            sink.on_body(self, chunk)
+            sink.on_events(self, chunk, n)
         return 0
 
     cdef int _flush_last(self, bytes events) except -1:

@@ -38,6 +38,7 @@ cdef class Reply:
     cdef int64_t told_tokens            # the same by the model itself; 0: it did not say
     cdef public int64_t n_counted       # of the answer, by the model's tokenizer; -1: not counted
     cdef bint keeps_texts
+    cdef int n_events               # put since whoever sends them set it to 0
     cdef tuple stops
     cdef bint is_cumulative
     # A message of a choice: what there is to say goes into `out`.

@@ -120,6 +120,7 @@ cdef class Reply:
         cdef bytes echoed
         choice.has_begun = True
         if self.generation.is_chat and self.generation.stream:
+            self.n_events += 1
             said = {"content": ""} if self.tool is None else {
                 "tool_calls": [{"index": 0, **self._call(choice, "")}]}
             out.put_bytes(self._event_head() + b'{"index":%d,"delta":' % choice.index)
@@ -158,6 +159,7 @@ cdef class Reply:
             choice.texts.append(PyBytes_FromStringAndSize(p, n))
         if not self.generation.stream:
             return 0
+        self.n_events += 1
         out.put_bytes(choice.before)
         put_escaped(out, p, n)
         out.put_bytes(self.close_text)
@@ -236,6 +238,7 @@ cdef class Reply:
         """The choice's last event."""
         if not self.generation.stream:
             return
+        self.n_events += 1
         empty = b'"delta":{}' if self.generation.is_chat else b'"text":""'
         out.put_bytes(self._event_head() + b'{"index":%d,' % choice.index + empty)
         self._close_event(choice, self._finish_of(choice), out)

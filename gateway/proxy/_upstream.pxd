@@ -15,6 +15,8 @@ cdef class Sink:
     # A final response head; its body begins at data[head.size]. `head` is valid in this call only.
     cdef int on_head(self, Upstream upstream, bytes data, const Head* head) except -1
     cdef int on_body(self, Upstream upstream, bytes data) except -1
+    # As on_body, of one whole chunk with `n` whole events that were made here, and are no errors.
+    cdef int on_events(self, Upstream upstream, bytes chunk, int n) except -1
     cdef int on_malformed(self, int fault) except -1
     # The connection is gone; `clean`: by a FIN.
     cdef int on_lost(self, bint clean) except -1

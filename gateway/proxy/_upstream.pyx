@@ -29,6 +29,9 @@ cdef class Sink:
     cdef int on_body(self, Upstream upstream, bytes data) except -1:
         raise NotImplementedError
 
+    cdef int on_events(self, Upstream upstream, bytes chunk, int n) except -1:
+        return self.on_body(upstream, chunk)
+
     cdef int on_malformed(self, int fault) except -1:
         raise NotImplementedError
 
