@@ -21,6 +21,7 @@ cdef class TritonPool(Pool):
     cdef object grpc_tls
     cdef object callers             # deque of Sink: wait for a connection
     cdef bint dialing
+    cdef double next_complaint_s
     cdef list leftovers             # TritonUpstreams that nobody hears, whose models work on
     # private
     cdef Connection _connection(self)

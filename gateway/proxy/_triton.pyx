@@ -1,5 +1,6 @@
 """See _triton.pxd."""
 
+import logging
 import re
 import time
 from collections import deque
@@ -26,12 +27,15 @@ from gateway.proxy._upstream cimport Sink, Upstream
 from router._booking cimport Booking
 from router._booking cimport Stage as BookingStage
 
+cdef double COMPLAINT_S = 60.0
 cdef bytes METHOD = b"/inference.GRPCInferenceService/ModelStreamInfer"
 PORT = re.compile(r"(?<=[^:]):\d+$|(?<=\]):\d+$")
 cdef bytes STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
 cdef bytes LAST_CHUNK = b"0\r\n\r\n"
+log = logging.getLogger("headgate.triton")
+
 # Of printable ASCII all that `quote` would write otherwise.
 SAFE = "".join(map(chr, range(0x20, 0x7f)))
 
@@ -145,6 +149,11 @@ cdef class TritonPool(Pool):
         cdef Sink sink
         self.words[<int>EndpointWord.E_DIALS_FAILED] += 1
         self.load.dials_in_row += 1
+        if now_s() >= self.next_complaint_s:
+            # Its probes go to another port, and know nothing of this.
+            self.next_complaint_s = now_s() + COMPLAINT_S
+            log.warning("%s: no text comes from port %d: %s; is that its gRPC port? (`grpc_port`)",
+                        self.endpoint.name, self.grpc_port, why)
         callers, self.callers = self.callers, deque()
         for sink in callers:
             self.plane.counts[<int>Count.WAITING_FOR_DIAL] -= 1

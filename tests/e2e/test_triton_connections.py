@@ -46,7 +46,7 @@ OPENINGS = {
 
 
 @pytest.mark.parametrize("name", OPENINGS)
-def test_connection_that_does_not_come_about(play, name):
+def test_connection_that_does_not_come_about(play, name, caplog):
     opening, text = OPENINGS[name]
     bad, good = Triton(opening=opening), Triton()
 
@@ -65,6 +65,9 @@ def test_connection_that_does_not_come_about(play, name):
         assert told(await complete(house)) == GREETING
 
     play_triton(play, scene, bad, good, connect_s=0.5)
+    # Once, however many there were.
+    assert caplog.text.count("is that its gRPC port?") == 1
+    assert text in caplog.text
 
 
 def test_nobody_listens(play):
