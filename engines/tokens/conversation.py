@@ -47,6 +47,7 @@ _MEDIA = frozenset(
 )
 # A line that one client puts before its system prompt, with a number that is new each time; vLLM
 # drops it for the sake of its prefix cache.
+_PLAIN_ROLES = ("user", "system", "assistant")  # those of which nothing else is read
 _BILLING = "x-anthropic-billing-header"
 
 
@@ -100,6 +101,8 @@ def _message(message: Any, form: ContentFormat) -> dict[str, Any]:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise UnknownError(Why.BODY)
     role = message["role"]
+    if len(message) == 2 and "content" in message and role in _PLAIN_ROLES:
+        return {"role": role, "content": _content(message.get("content"), role, form)}
     found: dict[str, Any] = {"role": role, "content": _content(message.get("content"), role, form)}
     if role == "assistant":
         calls = message.get("tool_calls")

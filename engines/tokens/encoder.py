@@ -3,7 +3,8 @@
 A tokenizer cuts a text at its added tokens first and encodes what lies between piece by piece, so
 a piece, with the mark it begins with, has the same ids wherever it stands: a conversation of which
 only the last turn is new costs the last turn. Only the piece before the first mark is different:
-some tokenizers put a blank before a text's first word.
+some tokenizers put a blank before a text's first word. Of a conversation that was here before, the
+pieces that it begins with are not even looked for.
 
 Whether a tokenizer really works like that is tried when it is loaded. Of one that does not, and of
 a text with an added token that looks at its neighbours, everything is encoded in one go.
@@ -21,6 +22,8 @@ from threading import Lock
 
 from tokenizers import Tokenizer
 
+from engines.tokens.beginnings import Beginning, Beginnings
+
 __all__ = ["Encoder"]
 
 # The text of a piece, in a namespace if there is one.
@@ -33,6 +36,11 @@ MAX_PIECES = 4096
 """A text with more marks is encoded in one go, which does not hold the interpreter's lock."""
 
 SAMPLES = 400
+
+OPENING_MARKS = 4
+"""Up to this one a text tells its conversation: behind a system prompt and a first question."""
+OPEN_PIECES = 3
+"""At a text's end, and none of its beginning: the last question, and where the answer goes."""
 
 
 class Encoder:
@@ -63,6 +71,10 @@ class Encoder:
             re.compile(_pattern([mark for mark in self._marks if mark[0] == first]))
             for first in sorted({mark[0] for mark in self._marks})
         ]
+        is_nested = any(one != two and one in two for one in self._marks for two in self._marks)
+        self._begins = len(self._scans) == 1 and not self._odd and not is_nested
+        self._beginnings = Beginnings(memory_bytes // 4)
+        self._memory_bytes -= memory_bytes // 4
         self._affixes = self._find_affixes()
         has_marks = bool(self._marks) and self._marks[0][0] != "\0"  # see _by_pieces
         self.remembers = memory_bytes > 0 and has_marks and self._holds()
@@ -71,7 +83,7 @@ class Encoder:
     @property
     def held_bytes(self) -> int:
         """What is remembered now, at most `memory_bytes`."""
-        return self._held_bytes
+        return self._held_bytes + self._beginnings.held_bytes
 
     @property
     def leading(self) -> str:
@@ -101,41 +113,65 @@ class Encoder:
         return array("I", encoding.ids)
 
     def _by_pieces(self, text: str, namespace: str) -> array[int]:
-        starts = self._find_marks(text)
+        opening = self._opening(text, namespace)
+        known = None if opening is None else self._beginnings.find(opening, text)
+        starts = self._find_marks(text, 0 if known is None else known.n_chars)
         if starts is None:
             return self._whole(text, False)
-        # The NUL tells the first piece from those that begin with a mark: no mark begins with it.
-        pieces = ["\0" + text[: starts[0]]]
-        pieces += [text[start:end] for start, end in pairwise(starts)]
+        pieces = [text[start:end] for start, end in pairwise(starts)]
+        if known is None:
+            # The NUL tells it from those that begin with a mark: no mark begins with it.
+            pieces.insert(0, "\0" + text[: starts[0]])
+        found = self._encode_pieces(pieces, namespace)
+        result = array("I") if known is None else known.ids[:]
+        for ids in found[:-OPEN_PIECES]:
+            result += ids
+        if opening is not None and len(starts) > OPEN_PIECES:
+            self._keep(opening, text, starts[-1 - OPEN_PIECES], result[:])
+        for ids in found[-OPEN_PIECES:]:
+            result += ids
+        return result
+
+    def _opening(self, text: str, namespace: str) -> str | None:
+        """None: too short for one, or marks can be cut in more than one way."""
+        if not self._begins:
+            return None
+        (scan,) = self._scans
+        first = next(islice(scan.finditer(text), OPENING_MARKS - 1, None), None)
+        return None if first is None else f"{namespace}\0{text[: first.start()]}"
+
+    def _keep(self, opening: str, text: str, at: int, ids: array[int]) -> None:
+        """`text[:at]` has these ids; a mark begins there."""
+        mark = self._any_mark.match(text, at) if self._any_mark is not None else None
+        if mark is not None:
+            self._beginnings.keep(opening, Beginning(text[: mark.end()], at, ids))
+
+    def _encode_pieces(self, pieces: list[str], namespace: str) -> list[array[int]]:
         keys: Sequence[Key] = [(namespace, one) for one in pieces] if namespace else pieces
-        known = self._pieces
+        remembered = self._pieces
         found: list[array[int] | None] = []
         with self._lock:
             for key in keys:
-                ids = known.get(key)
+                ids = remembered.get(key)
                 if ids is not None:
-                    known.move_to_end(key)
+                    remembered.move_to_end(key)
                 found.append(ids)
         missing = [at for at, ids in enumerate(found) if ids is None]
         if missing:
             encodings = self._tokenizer.encode_batch_fast(
-                [pieces[at] if at else pieces[0][1:] for at in missing], add_special_tokens=False
+                [pieces[at].removeprefix("\0") for at in missing], add_special_tokens=False
             )
             fresh = [array("I", encoding.ids) for encoding in encodings]
             for at, ids in zip(missing, fresh, strict=True):
                 found[at] = ids
             self._remember(zip([keys[at] for at in missing], fresh, strict=True))
-        result = array("I")
-        for ids in found:
-            if ids is not None:
-                result += ids
-        return result
+        return [ids for ids in found if ids is not None]
 
-    def _find_marks(self, text: str) -> list[int] | None:
-        """Where marks begin, and the text's end; None: this text is not for pieces."""
+    def _find_marks(self, text: str, at: int) -> list[int] | None:
+        """Where marks begin from `at` on, and the text's end; None: it is not for pieces."""
         if len(self._scans) == 1 and not self._odd:
             (scan,) = self._scans
-            starts = [match.start() for match in islice(scan.finditer(text), MAX_PIECES + 1)]
+            starts = [match.start() for match in islice(scan.finditer(text, at), MAX_PIECES + 1)]
             starts.append(len(text))
             return starts if len(starts) <= MAX_PIECES else None
         found: list[re.Match[str]] = []
@@ -188,6 +224,7 @@ class Encoder:
             return False
         finally:
             self._pieces.clear()
+            self._beginnings.clear()
             self._held_bytes = 0
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 import jinja2.meta
 from jinja2 import ext, nodes
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -34,8 +35,24 @@ _DICT_ATTRIBUTES = frozenset(dir(dict))
 _PRETTY = 64
 
 
+class _Generator(CodeGenerator):
+    """Writes the short way to a variable's member into the template's code."""
+
+    def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:
+        if not isinstance(node.node, nodes.Name) or node.attr in _DICT_ATTRIBUTES:
+            super().visit_Getattr(node, frame)
+            return
+        name, attribute = frame.symbols.ref(node.node.name), repr(node.attr)
+        is_there = f"{name}.__class__ is dict and {attribute} in {name}"
+        self.write(f"({name}[{attribute}] if {is_there} else ")
+        super().visit_Getattr(node, frame)
+        self.write(")")
+
+
 class _Environment(ImmutableSandboxedEnvironment):
     """The sandbox, with a short way to members of plain dicts: most of what a template does."""
+
+    code_generator_class = _Generator
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         # The sandbox tries the attribute first, and a dict has no others than these.

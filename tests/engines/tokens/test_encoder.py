@@ -109,10 +109,48 @@ def test_memory_is_bounded() -> None:
     for index in range(300):
         encoder.encode(f"<|im_start|>{index} {'river ' * (index % 50)}", add_special_tokens=False)
         assert encoder.held_bytes <= 20_000
-    assert encoder.held_bytes > 20_000 - 2 * (50 * 10 + PIECE_BYTES)
+    # A quarter is for the beginnings of conversations.
+    assert encoder.held_bytes > 15_000 - 2 * (50 * 10 + PIECE_BYTES)
     before = encoder.held_bytes
     encoder.encode("<|im_start|>" + "mountain " * 2000, add_special_tokens=False)
     assert encoder.held_bytes == before, "one piece must not drive out all others"
+
+
+TURNS = st.lists(
+    st.tuples(
+        st.sampled_from(["goes on", "is asked anew", "other question", "other system", "broken"]),
+        st.text("the river 12.\n'", max_size=30),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(turns=TURNS, namespaces=st.lists(st.sampled_from(["", "a"]), min_size=12, max_size=12))
+def test_conversations_that_go_on(turns: list[tuple[str, str]], namespaces: list[str]) -> None:
+    """Each next text begins as one before did, or nearly so."""
+    system, said = "You are a river.", ["What?"]
+    for (what, new), namespace in zip(turns, namespaces, strict=False):
+        if what == "goes on":
+            said += [new, "more " + new]
+        elif what == "is asked anew":
+            said[-1] = new
+        elif what == "other question":
+            said = [new]
+        elif what == "other system":
+            system = new
+        for kind in ("chatml", "llama"):
+            begin, end = SPECIAL[kind][:2]
+            pieces = [system, *said, ""]
+            text = end.join(f"{begin}{at % 2}\n{piece}" for at, piece in enumerate(pieces))
+            if what == "broken":  # a mark is cut off, right where a beginning may end
+                text = text[: text.rfind(begin) + len(begin) // 2] + new
+            got = CONVERSATIONS[kind].encode(text, add_special_tokens=False, namespace=namespace)
+            assert list(got) == plain(TOKENIZERS[kind], text)
+
+
+CONVERSATIONS = {kind: Encoder(TOKENIZERS[kind], 40_000) for kind in ("chatml", "llama")}
 
 
 @pytest.mark.parametrize("kind", ["chatml", "mistral"])
