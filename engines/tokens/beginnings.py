@@ -48,7 +48,7 @@ class Beginnings:
             return known
 
     def keep(self, opening: str, beginning: Beginning) -> None:
-        """In place of what was known for this opening; one that is a large part of all is not kept."""
+        """In place of what was known for this opening; a large part of all is not kept."""
         size = _size(opening, beginning)
         if size > self._memory_bytes // LARGEST_SHARE:
             return
