@@ -9,6 +9,7 @@ from gateway.http._head cimport Head, parse_request
 from gateway.proxy._asking cimport make_ids
 from gateway.proxy._attempts cimport Attempts
 from gateway.proxy._plane cimport Plane, now_s
+from gateway.proxy._pool cimport Pool
 from gateway.proxy._request cimport Request
 from router._policy cimport BUSY, hit_tokens
 
@@ -110,6 +111,7 @@ cdef dict read(Plane plane, Request request, bytes head, bytes body, str key):
 
 cdef dict explained(Plane plane, Request request, ids):
     cdef Attempts attempts = Attempts(plane)
+    cdef Pool pool
     cdef int slot
     cdef double patience_s
     cdef int reason
@@ -146,6 +148,11 @@ cdef dict explained(Plane plane, Request request, ids):
         "endpoint": None if slot < 0 else name_of(plane, slot),
         "candidates": [],
     }
+    if slot >= 0:
+        pool = plane.pools[slot]
+        refused = pool.refusal(request)
+        if refused is not None:
+            found["refused"] = refused
     for entry in sorted(attempts.weigh(), key=lambda entry: in_order(entry, slot)):
         index = entry.pop("slot")
         found["candidates"].append({

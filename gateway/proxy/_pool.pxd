@@ -37,6 +37,8 @@ cdef class Pool:
     cdef Upstream take(self, Sink sink, Path path, bint fresh)
     # Begin an exchange with what a client asks for. The sink is not called before this returns.
     cdef int ask(self, Upstream upstream, Sink sink, Request request) except -1
+    # Why what a client asks for cannot be had there, as `explain` tells it; None: it can.
+    cdef dict refusal(self, Request request)
     # Give a connection back for others.
     cdef int give(self, Upstream upstream) except -1
     # The sink no longer waits.

@@ -94,6 +94,9 @@ cdef class Pool:
             self.words[<int>EndpointWord.E_BYTES_OUT] += request.body_size
         return upstream.send(sink, out.take(), None if joined else request.body)
 
+    cdef dict refusal(self, Request request):
+        return None
+
     cdef int give(self, Upstream upstream) except -1:
         upstream.let_go()
         return self._offer(upstream)

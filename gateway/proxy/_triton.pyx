@@ -85,6 +85,28 @@ cdef class TritonPool(Pool):
         self.plane.loop.call_soon(generating._start)
         return 0
 
+    def _read(self, Request request):
+        """The Generation that it asks for. RefusedError: the model there cannot do it."""
+        name = request.served.name
+        model = self.endpoint.triton.get(name)
+        if model is None:
+            raise RefusedError(f"the model '{name}' generates no text", "model", 404)
+        generation = read_request(request.path.name, bytes(request.body or b""), model)
+        if generation.is_chat and not self.plane.has_tokenizer(name):
+            raise RefusedError(
+                f"the model '{name}' has no chat template: set `tokenizer` under `models: {name}:` "
+                "to a folder with its tokenizer, or ask /v1/completions", "messages")
+        return generation
+
+    cdef dict refusal(self, Request request):
+        if request.path.dialect == <int>Dialect.TRITON:
+            return None
+        try:
+            self._read(request)
+        except RefusedError as error:
+            return {"status": error.status, "reason": "not_in_triton", "message": str(error)}
+        return None
+
     cdef Connection _connection(self):
         cdef Connection connection
         for connection in self.connections:
@@ -275,26 +297,15 @@ cdef class TritonUpstream(Upstream):
             sink.on_error(error)
 
     cdef int _begin(self) except -1:
-        cdef Request request = self.request
         cdef TritonPool pool = self.pool
-        cdef bytes body = bytes(request.body or b"")
-        model = pool.endpoint.triton.get(request.served.name)
-        if model is None:
-            return self._refuse(
-                404, f"the model '{request.served.name}' generates no text", "model")
-        self.tokenizer = request.served.name
+        self.tokenizer = self.request.served.name
         try:
-            self.generation = read_request(request.path.name, body, model)
+            self.generation = pool._read(self.request)
         except RefusedError as error:
             return self._refuse(error.status, str(error), error.field)
         if not self.generation.is_chat:
             return self._ask_model(list(self.generation.prompts), None)
-        if not self.plane.has_tokenizer(self.tokenizer):
-            return self._refuse(
-                400,
-                f"the model '{self.tokenizer}' has no chat template: set `tokenizer` under "
-                f"`models: {self.tokenizer}:` to a folder with its tokenizer, or ask "
-                "/v1/completions", "messages")
+        body = bytes(self.request.body or b"")
         self.job = self.plane.tokenizing.render(self.tokenizer, body, self._on_prompt)
         return 0
 

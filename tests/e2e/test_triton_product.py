@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import json
 
 import httpx
 import pytest
@@ -104,3 +105,34 @@ def test_client_that_leaves_an_ensemble(play_gateway):
         assert await complete(house) == (200, "Hello world")
 
     play_gateway(scene, engine)
+
+
+# What a model in Triton cannot do -> what is said of it.
+REFUSED = {
+    "chat": (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": "Hi"}]},
+        "has no chat template",
+    ),
+    "path": ("/v1/embeddings", {"input": "Hi"}, "/v1/embeddings"),
+    "option": (PATH, {"prompt": "Hi", "logit_bias": {"5": 1}}, "logit_bias"),
+}
+
+
+@pytest.mark.parametrize("name", [*REFUSED, "fine"])
+def test_what_would_be_refused_is_explained_as_that(play_gateway, name):
+    path, body, words = REFUSED.get(name, (PATH, {"prompt": "Hi"}, ""))
+    body = {"model": "sim", **body}
+
+    async def scene(house):
+        question = {"path": path, "headers": {}, "body": json.dumps(body), "key": ""}
+        headers = {"authorization": "Bearer t"}
+        async with httpx.AsyncClient(base_url=house.admin, trust_env=False) as client:
+            answer = await client.post("/admin/explain", json=question, headers=headers)
+        assert answer.status_code == 200, answer.text
+        told = answer.json().get("refused", {"message": "", "status": 200})
+        assert words in told["message"]
+        sent = await house.client.post(path, json=body)
+        assert sent.status_code == told["status"]
+
+    play_gateway(scene, Triton())

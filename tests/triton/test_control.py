@@ -6,14 +6,13 @@ import json
 import shutil
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import pytest
 
+from tests.real.admin import Admin, answer_of
 from tests.real.fixtures import Note
 from tests.real.headgate_process import ADMIN_TOKEN, Gateway, running
 from tests.triton.environment import Installation
@@ -47,48 +46,6 @@ def up(server: Triton, servers: list[Triton]) -> Triton:
     return server
 
 
-class Admin:
-    """Orders about one endpoint of a gateway."""
-
-    def __init__(self, gateway: Gateway, server: Triton) -> None:
-        self.place = f"{gateway.admin_url}/admin/endpoints/{server.url.removeprefix('http://')}"
-
-    def ask(self, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
-        """POST if there is a body: status and answer."""
-        request = urllib.request.Request(
-            f"{self.place}{path}",
-            None if body is None else json.dumps(body).encode(),
-            {"authorization": f"Bearer {ADMIN_TOKEN}"},
-        )
-        return answer_of(request)
-
-    def done(self, path: str, model: str, **options: Any) -> dict[str, Any]:
-        status, answer = self.ask(path, {"model": model, "options": options})
-        assert status == 200, answer
-        return dict(answer)
-
-    def refused(self, path: str, model: str) -> tuple[int, str]:
-        status, answer = self.ask(path, {"model": model})
-        return status, answer["error"]["message"]
-
-    def ready(self, model: str) -> bool:
-        status, answer = self.ask(f"/ready/{model}")
-        assert status == 200, answer
-        return bool(answer["ready"])
-
-    def states(self) -> dict[str, str]:
-        _, answer = self.ask("/models")
-        return {one["id"]: one["state"] for one in answer["data"]}
-
-
-def answer_of(request: urllib.request.Request) -> tuple[int, Any]:
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return int(answer.status), json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
-
-
 def complete(gateway: Gateway, model: str, prompt: str = "Hello.", tokens: int = 5) -> int:
     """The status of an answer; one that is good has all its tokens."""
     body = {"model": model, "prompt": prompt, "max_tokens": tokens}
@@ -113,7 +70,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 def test_eight_callers_are_one_load_and_requests_wait_for_it(
     gateway: Gateway, server: Triton
 ) -> None:
-    admin = Admin(gateway, server)
+    admin = Admin(gateway, server.url)
     assert admin.states()["vllm_slow"] == "unloaded"
     assert not admin.ready("vllm_slow")
     assert complete(gateway, "vllm_slow") == 404
@@ -194,7 +151,7 @@ class Traffic:
 
 
 def test_others_come_and_go_under_traffic(gateway: Gateway, server: Triton) -> None:
-    admin, traffic = Admin(gateway, server), Traffic(gateway, "vllm_model")
+    admin, traffic = Admin(gateway, server.url), Traffic(gateway, "vllm_model")
     traffic.wait(12)
     for _ in range(2):
         assert admin.done("/load", "llmapi")["changed"]
@@ -209,7 +166,7 @@ def test_others_come_and_go_under_traffic(gateway: Gateway, server: Triton) -> N
 
 def test_it_goes_under_traffic_and_comes_back(gateway: Gateway, server: Triton) -> None:
     """Requests are answered whole, or are told that there is no such model; nothing in between."""
-    admin, traffic = Admin(gateway, server), Traffic(gateway, "vllm_model")
+    admin, traffic = Admin(gateway, server.url), Traffic(gateway, "vllm_model")
     traffic.wait(12)
     assert admin.done("/unload", "vllm_model")["changed"]
     traffic.wait(6)
@@ -226,7 +183,7 @@ def test_it_goes_under_traffic_and_comes_back(gateway: Gateway, server: Triton) 
 
 
 def test_a_broken_model_says_why_and_harms_nobody(gateway: Gateway, server: Triton) -> None:
-    admin = Admin(gateway, server)
+    admin = Admin(gateway, server.url)
     status, answer = admin.ask("/load", {"model": "vllm_broken"})
     error = answer["error"]
     assert (status, error["code"], error["engine_status"]) == (400, "engine_refused", 400)
@@ -242,7 +199,7 @@ def test_a_broken_model_says_why_and_harms_nobody(gateway: Gateway, server: Trit
 def test_an_ensemble_goes_with_its_steps_if_that_is_asked_for(
     gateway: Gateway, server: Triton
 ) -> None:
-    admin = Admin(gateway, server)
+    admin = Admin(gateway, server.url)
     steps = ("preprocessing", "tensorrt_llm", "postprocessing")
     assert admin.done("/load", "ensemble")["changed"]
     assert complete(gateway, "ensemble") == 200
@@ -263,7 +220,7 @@ def test_a_triton_that_may_not_be_controlled(
             shutil.rmtree(folder)
     up(server, servers)
     with running([f"triton={server.url}"]) as gateway:
-        admin = Admin(gateway, server)
+        admin = Admin(gateway, server.url)
         _, found = admin.ask("/models")
         assert not found["capabilities"]["load"]["yes"]
         assert "--model-control-mode=explicit" in found["capabilities"]["load"]["why"]
@@ -283,7 +240,7 @@ def test_a_repository_that_wants_a_header(
     with running([f"triton={server.url}"]) as gateway:
         endpoints = f"{gateway.admin_url}/admin/endpoints"
         headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
-        admin, engine = Admin(gateway, barred), {"url": barred.url, "kind": "triton"}
+        admin, engine = Admin(gateway, barred.url), {"url": barred.url, "kind": "triton"}
 
         def add(**more: str) -> None:
             body = json.dumps({**engine, **more}).encode()

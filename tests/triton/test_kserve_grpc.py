@@ -270,7 +270,7 @@ async def meet(address: str, gateway: Gateway) -> None:
     places = []
     async with Client(address) as client:
         for number in range(4):
-            inputs = VLLM_EARLY.inputs(f"{text} {number} <made-up delay_s=0.05>", 4)
+            inputs = VLLM_EARLY.inputs(f"{text} {number} <made-up delay_s=0.05>", 40)
             async with client.open(VLLM_EARLY, inputs) as parts:
                 await anext(parts)
                 places.append((await asyncio.to_thread(dispatched)).index(1))

@@ -174,7 +174,8 @@ def test_failure_in_a_stream(triton: Triton, flavour: Flavour, said: str) -> Non
         async with client.open(flavour, inputs) as parts:
             with pytest.raises(InferenceServerException) as caught:
                 await read(parts, seen)
-        assert len(seen) == 3
+        # Through an ensemble an error may overtake the text of steps that still run.
+        assert len(seen) == 3 or (flavour is ENSEMBLE and len(seen) == 2)
         assert said in str(caught.value)
 
     async def read(parts: AsyncIterator[Part], seen: list[Part]) -> None:

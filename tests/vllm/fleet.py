@@ -87,6 +87,8 @@ class Fleet:
             model = self.caching_model
             args = [*args, "--lora-modules", *(f"{a}={model.with_name(a)}" for a in ADAPTERS)]
         server = Server(self._python, model, name, args, served)
+        if kind == CACHING:
+            server.environment = {**server.environment, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
         self._servers[kind].append(server)
         self._progress(f"starting vLLM {name} on port {server.port}")
         server.start()
