@@ -270,7 +270,7 @@ async def meet(address: str, gateway: Gateway) -> None:
     places = []
     async with Client(address) as client:
         for number in range(4):
-            inputs = VLLM_EARLY.inputs(f"{text} {number} <made-up delay_s=0.05>", 40)
+            inputs = VLLM_EARLY.inputs(f"{text} {number} <made-up delay_s=0.05>", 20)
             async with client.open(VLLM_EARLY, inputs) as parts:
                 await anext(parts)
                 places.append((await asyncio.to_thread(dispatched)).index(1))
@@ -283,15 +283,13 @@ async def mend(address: str, pair: list[Triton]) -> None:
     async with Client(address) as client:
         prompts = [f"{n} <made-up text=count delay_s=0.05>" for n in range(8)]
         tasks = [asyncio.create_task(client.text(VLLM_EARLY, one, 30)) for one in prompts]
-        await asyncio.to_thread(
-            until, lambda: [running(server) for server in pair] == [4, 4], "four each"
-        )
+        await asyncio.to_thread(until, lambda: min(map(running, pair)) > 1, "some on each")
         await asyncio.sleep(0.3)
         await asyncio.to_thread(pair[1].kill)
         found = await asyncio.gather(*tasks, return_exceptions=True)
-        assert sum(one == numbers(30) for one in found) == 4
         lost = [str(one) for one in found if isinstance(one, InferenceServerException)]
-        assert len(lost) == 4
+        assert 1 < len(lost) < 7
+        assert sum(one == numbers(30) for one in found) == 8 - len(lost)
         assert all("closed the connection" in text for text in lost)
         # Nobody who comes now is told.
         again = [client.text(VLLM_EARLY, COUNTING, 3) for _ in range(8)]
