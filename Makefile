@@ -9,6 +9,8 @@ SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests wait a third of their time.
+JOBS ?= $(shell expr $$(nproc) \* 3 / 2)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 ONCE ?=
 ENGINE ?=
@@ -47,7 +49,7 @@ check: $(BUILT) ## Lint, types, architecture
 	$(BIN)/python -m pytest -q tests/test_cimports.py
 
 test: $(BUILT) ## The test suite (ARGS='-k name' picks some)
-	$(BIN)/python -m pytest -q -n auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
 
 test-engines: $(BUILT) ## Against real engines, where the machine can have them
 	$(BIN)/python -m pytest -q tests/triton tests/vllm -m "engines and not soak" $(ARGS)
